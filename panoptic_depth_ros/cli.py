@@ -98,8 +98,11 @@ def _demo(options: argparse.Namespace) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     from panoptic_depth_ros.demo import run_offline
+    from panoptic_depth_ros.report import read_report, report_table
 
-    run_offline(options.bag, options.out, _model(options), options.image, Console())
+    console = Console()
+    run_offline(options.bag, options.out, _model(options), options.image, console)
+    console.print(report_table(read_report(options.bag, options.out, options.image), title=str(options.out)))
 
 
 def _play(options: argparse.Namespace) -> None:

@@ -29,14 +29,16 @@ _QUIET_S = 2.0
 
 
 def demo(bag: Path, out: Path, model: Path, rate: float, image_topic: str, console: Console) -> None:
-    """Run the demo; leaves ``out``/recording (a rosbag2) and ``out``/frame_*.png.
+    """Run the demo; leaves ``out``/recording (a rosbag2) and ``out``/frame_*.png, in place of those of another run.
 
     Raises:
         RecordingError: the recording cannot be used, or one of the processes failed.
     """
-    if out.exists():
-        shutil.rmtree(out)
     recording = out / "recording"
+    for old in (recording, recording.with_name("recording.unfinished")):
+        shutil.rmtree(old, ignore_errors=True)
+    for picture in out.glob("frame_*.png"):
+        picture.unlink()
     if importlib.util.find_spec("rclpy") is None:
         console.print("no ROS 2 here (rclpy cannot be imported): the recording runs offline, without topics")
         run_offline(bag, recording, model, image_topic, console)

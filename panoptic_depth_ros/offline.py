@@ -49,18 +49,19 @@ def run(
 
     ``on_frame`` is told how many of how many frames are done; ``warn`` what went wrong with single frames.
     """
-    with Recording(bag) as recording, write_recording(out) as writer:
+    with Recording(bag) as recording:
         image_topic, info_topic = recording.camera_topics(image_topic)
         pipeline = Pipeline(engine)
         pipeline.warm_up()
-        frames = _Frames(pipeline, OutputMessages(make_message, CloudOptions()), writer, warn)
-        frames.write_info(recording)
-        total, done = recording.counts[image_topic], 0
-        for recorded, calibration in _images(recording, image_topic, info_topic):
-            frames.process(recording, recorded, calibration)
-            done += 1
-            on_frame(done, total)
-        frames.write_health(done)
+        with write_recording(out) as writer:
+            frames = _Frames(pipeline, OutputMessages(make_message, CloudOptions()), writer, warn)
+            frames.write_info(recording)
+            total, done = recording.counts[image_topic], 0
+            for recorded, calibration in _images(recording, image_topic, info_topic):
+                frames.process(recording, recorded, calibration)
+                done += 1
+                on_frame(done, total)
+            frames.write_health(done)
 
 
 def _images(recording: Recording, image_topic: str, info_topic: str) -> Iterator[tuple[Recorded, Calibration | None]]:

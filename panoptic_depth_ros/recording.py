@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from array import array
 from collections.abc import Iterable, Iterator
@@ -145,7 +144,7 @@ class Recording:
     def camera_topics(self, image_topic: str = "") -> tuple[str, str]:
         """The topics of an image and of its camera_info ('' where there is none).
 
-        Without ``image_topic`` the recording's only image topic is taken, then one whose name speaks of color.
+        Without ``image_topic`` the only image topic beside a camera_info is taken, or else the only one.
         """
         images = [topic for topic, kind in self.topics.items() if kind in IMAGE_TYPES]
         if image_topic and image_topic not in images:
@@ -223,22 +222,27 @@ class RecordingWriter:
 def write_recording(path: str | Path, *, compress: bool = False) -> Iterator[RecordingWriter]:
     """A writer for a new bag folder, complete when the block ends.
 
-    The bag grows under a temporary name and takes its own at the end, so a folder with the asked name is always whole.
+    The bag grows as ``path``.unfinished and takes its own name at the end, so a folder with the asked name is always
+    whole. After an error or an interruption what was written stays there, readable.
 
     Raises:
         RecordingError: the folder exists already.
     """
     path = Path(path)
-    if path.exists():
-        raise RecordingError(f"recording {path}: exists already; choose another name or remove it")
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    for folder in (path, unfinished):
+        if folder.exists():
+            raise RecordingError(f"recording {folder}: exists already; choose another name or remove it")
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     writer = Writer(unfinished, version=8, storage_plugin=StoragePlugin.MCAP)
     if compress:
         writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
     try:
-        with writer:
+        writer.open()
+        try:
             yield RecordingWriter(writer)
+        finally:
+            writer.close()  # as a context manager it would leave a bag without metadata after an interruption
     except WriterError as error:
         raise RecordingError(
             f"recording {path}: cannot be written ({error}); what was written lies in {unfinished}"
@@ -248,7 +252,7 @@ def write_recording(path: str | Path, *, compress: bool = False) -> Iterator[Rec
 
 def _take_name(unfinished: Path, path: Path) -> None:
     """Rename a finished bag: the files inside carry the folder's name, and metadata.yaml names them."""
-    for file in unfinished.glob(f"{unfinished.name}*"):
+    for file in unfinished.iterdir():
         file.rename(unfinished / file.name.replace(unfinished.name, path.name))
     metadata = unfinished / "metadata.yaml"
     metadata.write_text(metadata.read_text().replace(unfinished.name, path.name))

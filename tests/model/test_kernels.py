@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kernels come from the positions and groups that the paper names; slow obvious code says which."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from panoptic_depth_model.kernels import (
+    Kernels,
+    dynamic_convolution,
+    fuse_stuff,
+    fuse_things,
+    sort_by_score,
+    stuff_kernels,
+    thing_kernels,
+)
+
+
+def clustered_kernels(seed: int, count: int = 30) -> Kernels:
+    """Kernels around a few directions, so that many are nearly parallel; some rows are empty."""
+    generator = torch.Generator().manual_seed(seed)
+    directions = torch.randn(6, 8, generator=generator)
+    pick = torch.randint(0, 6, (count,), generator=generator)
+    mask = directions[pick] + 0.2 * torch.randn(count, 8, generator=generator)
+    score = torch.rand(count, generator=generator).sort(descending=True).values
+    score = torch.where(score < 0.15, 0.0, score)
+    category = torch.randint(0, 2, (count,), generator=generator)
+    depth = torch.randn(count, 5, generator=generator)
+    return Kernels(category[None], score[None], mask[None], depth[None])
+
+
+def fuse_slowly(kernels: Kernels, threshold: float) -> dict[int, tuple[Tensor, Tensor]]:
+    """{row that stays: (mean mask kernel, mean depth kernel)}, telling the rule one row at a time."""
+    category, score, mask, depth = (part[0] for part in kernels)
+    claimed_by: dict[int, int] = {}
+    for i in range(len(score)):
+        for j in range(i, len(score)):
+            same = category[i] == category[j] and min(score[i], score[j]) > 0
+            if same and F.cosine_similarity(mask[i], mask[j], dim=0) >= threshold and j not in claimed_by:
+                claimed_by[j] = i
+    groups: dict[int, list[int]] = {}
+    for j, i in claimed_by.items():
+        if claimed_by[i] == i:
+            groups.setdefault(i, []).append(j)
+    return {i: (mask[group].mean(0), depth[group].mean(0)) for i, group in groups.items()}
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_fusion_equals_the_slow_telling(seed):
+    kernels = clustered_kernels(seed)
+    fused, expected = fuse_things(kernels, 0.9), fuse_slowly(kernels, 0.9)
+    assert (fused.score[0] > 0).nonzero().flatten().tolist() == sorted(expected)
+    for row, (mask, depth) in expected.items():
+        torch.testing.assert_close(fused.mask[0, row], mask)
+        torch.testing.assert_close(fused.depth[0, row], depth)
+        assert fused.score[0, row] == kernels.score[0, row]
+
+
+def test_a_row_claimed_by_a_claimed_row_belongs_to_nobody():
+    def unit(degrees: float) -> list[float]:
+        return [math.cos(math.radians(degrees)), math.sin(math.radians(degrees))]
+
+    mask = torch.tensor([[unit(0), unit(20), unit(40)]])  # neighbors are similar, the ends are not
+    kernels = Kernels(torch.zeros(1, 3, dtype=torch.int64), torch.tensor([[0.9, 0.8, 0.7]]), mask, mask)
+    fused = fuse_things(kernels, math.cos(math.radians(25)))
+    assert (fused.score > 0).tolist() == [[True, False, False]]
+
+
+def test_fusion_of_a_batch_equals_fusion_of_its_images():
+    singles = [clustered_kernels(seed) for seed in range(3)]
+    batch = Kernels(*(torch.cat(parts) for parts in zip(*singles, strict=True)))
+    fused = fuse_things(batch, 0.9)
+    for i, single in enumerate(singles):
+        torch.testing.assert_close(Kernels(*(part[i : i + 1] for part in fused)), fuse_things(single, 0.9))
+
+
+def test_a_center_is_found_where_its_smoothed_map_peaks():
+    centers = torch.full((1, 2, 9, 12), -9.0)
+    centers[0, 1, 4, 7] = 4.0  # a person at row 4, column 7
+    centers[0, 1, 4, 8] = 2.0  # its neighbor is no peak
+    maps = torch.arange(9 * 12.0).reshape(1, 1, 9, 12)
+    found = thing_kernels(centers, maps, 2 * maps, torch.tensor([11, 15]), window=3, count=20, min_score=0.1)
+    assert (found.score > 0).sum() == 1
+    assert found.category[0, 0] == 15
+    assert found.mask[0, 0].tolist() == [4 * 12 + 7]
+    assert found.depth[0, 0].tolist() == [2 * (4 * 12 + 7)]
+    probability = centers.sigmoid()[0, 1]
+    expected = (probability[4, 7] + probability[3:6, 6:9].mean()) / 2
+    torch.testing.assert_close(found.score[0, 0], expected)
+
+
+def test_a_level_with_fewer_positions_than_asked_for_gives_them_all():
+    maps = (torch.zeros(1, channels, 2, 4) for channels in (3, 5, 6))
+    found = thing_kernels(*maps, torch.arange(3), window=5, count=100, min_score=0.01)
+    assert found.mask.shape == (1, 8, 5)
+
+
+def test_stuff_kernels_average_over_the_region_a_category_wins():
+    probability = torch.tensor([[0.9, 0.6, 0.3, 0.1], [0.2, 0.5, 0.2, 0.8]])  # [K=2, 4 positions]
+    mask = torch.tensor([[1.0, 2.0, 4.0, 8.0]])
+    found = stuff_kernels(
+        probability.logit().reshape(1, 2, 1, 4),
+        mask.reshape(1, 1, 1, 4),
+        10 * mask.reshape(1, 1, 1, 4),
+        min_probability=0.4,
+        min_score=0.1,
+    )
+    # Category 0 wins positions 0, 1, 2 and is confident at 0 and 1; category 1 wins position 3.
+    torch.testing.assert_close(found.score, torch.tensor([[1.5 / 3, 0.8]]))
+    torch.testing.assert_close(found.mask[0, :, 0], torch.tensor([3.0 / 3, 8.0]))
+    torch.testing.assert_close(found.depth[0, :, 0], torch.tensor([30.0 / 2, 80.0]))
+
+
+def test_stuff_is_averaged_over_the_levels_that_have_it():
+    def level(scores: list[float], value: float) -> Kernels:
+        filled = torch.full((1, 2, 1), value)
+        return Kernels(torch.arange(2)[None], torch.tensor([scores]), filled, filled)
+
+    fused = fuse_stuff([level([0.4, 0.0], 1.0), level([0.8, 0.0], 3.0), level([0.0, 0.0], 100.0)])
+    torch.testing.assert_close(fused.score, torch.tensor([[0.6, 0.0]]))
+    assert fused.mask[0, 0].item() == 2.0
+
+
+def test_sorting_keeps_rows_together():
+    kernels = clustered_kernels(0)
+    shuffled = Kernels(*(part[:, torch.randperm(30)] for part in kernels))
+    best = sort_by_score(Kernels(kernels.category, shuffled.score, kernels.mask, kernels.depth), 4)
+    for row in range(4):
+        source = (shuffled.score[0] == best.score[0, row]).nonzero()[0, 0]
+        torch.testing.assert_close(best.mask[0, row], kernels.mask[0, source])
+    assert best.score[0].tolist() == sorted(best.score[0].tolist(), reverse=True)
+
+
+def test_dynamic_convolution_is_a_1x1_convolution_per_segment():
+    kernels, embedding = torch.randn(2, 3, 4), torch.randn(2, 4, 5, 6)
+    expected = torch.stack(
+        [F.conv2d(e[None], k[:, :, None, None])[0] for k, e in zip(kernels, embedding, strict=True)]
+    )
+    torch.testing.assert_close(dynamic_convolution(kernels, embedding), expected)

@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rendered streets: what the truth says must be where the geometry is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("open3d")
+
+from panoptic_depth_ros.camera import PinholeCamera
+from panoptic_depth_ros.recording import Recording
+from panoptic_depth_ros.taxonomy import LABEL_DIVISOR
+from panoptic_depth_training import render
+from panoptic_depth_training.datasets.cityscapes import CITYSCAPES
+from panoptic_depth_training.datasets.street_recording import DriveOptions, quaternion_from_rotation, write_drive
+from panoptic_depth_training.datasets.street_shapes import bake
+from panoptic_depth_training.datasets.street_site import Centerline, Thing
+from panoptic_depth_training.datasets.synthetic import (
+    BASE_FROM_LIDAR,
+    FRONT_MOUNT,
+    Frame,
+    Street,
+    random_camera,
+    random_frame,
+)
+
+CAMERA = PinholeCamera(72, 144, 120.0, 120.0, 71.5, 35.5)
+CATEGORY = {name: index for index, name in enumerate(CITYSCAPES.names)}
+
+
+@pytest.fixture(scope="module")
+def street() -> Street:
+    return Street(12)
+
+
+@pytest.fixture(scope="module")
+def frames(street: Street) -> list[Frame]:
+    """The same drive at two moments."""
+    return [street.frame(CAMERA, time_s) for time_s in (0.0, 0.5)]
+
+
+def world_points(frame: Frame) -> np.ndarray:
+    """[H, W, 3] of what the pixels show."""
+    return apply(frame.world_from_camera, frame.camera.unproject(frame.depth))
+
+
+def apply(transform: np.ndarray, points: np.ndarray) -> np.ndarray:
+    return points @ transform[:3, :3].T + transform[:3, 3]
+
+
+def category_ids(frame: Frame) -> np.ndarray:
+    return frame.panoptic_ids // LABEL_DIVISOR
+
+
+def flat_depth(depth: np.ndarray) -> np.ndarray:
+    """Where [H, W] a pixel and its neighbors lie on one surface, so that half a pixel changes little."""
+    kernel = np.ones((3, 3), np.uint8)
+    near, far = cv2.erode(depth, kernel), cv2.dilate(depth, kernel)
+    return (near > 0) & (far - near < 0.05 * near)
+
+
+def test_a_frame_has_the_size_of_its_camera_and_labels_every_pixel(frames: list[Frame]):
+    frame = frames[0]
+    assert (frame.rgb.shape, frame.rgb.dtype) == ((72, 144, 3), np.uint8)
+    assert (frame.panoptic_ids.shape, frame.panoptic_ids.dtype) == ((72, 144), np.uint16)
+    assert (frame.depth.shape, frame.depth.dtype) == ((72, 144), np.float32)
+    assert set(np.unique(category_ids(frame))) <= set(range(len(CITYSCAPES)))
+
+
+def test_things_are_numbered_from_one_and_stuff_is_zero(frames: list[Frame]):
+    for panoptic_id in np.unique(frames[0].panoptic_ids).tolist():
+        category_id, instance = divmod(panoptic_id, LABEL_DIVISOR)
+        assert (instance > 0) == CITYSCAPES[category_id].is_thing
+
+
+def test_only_the_sky_has_no_depth(frames: list[Frame]):
+    is_sky = category_ids(frames[0]) == CATEGORY["sky"]
+    assert is_sky.any()
+    np.testing.assert_array_equal(frames[0].depth == 0, is_sky)
+
+
+def test_unprojected_depth_lies_on_the_scene(street: Street, frames: list[Frame]):
+    for frame in frames:
+        points = world_points(frame)[frame.depth > 0]
+        assert street.scene(frame.stamp_s).distance(points).max() < 0.01
+
+
+def test_the_road_is_the_ground_plane_and_the_sidewalk_a_curb_above_it(frames: list[Frame]):
+    points, category_id = world_points(frames[0]), category_ids(frames[0])
+    np.testing.assert_allclose(points[category_id == CATEGORY["road"]][:, 2], 0.0, atol=0.005)
+    assert points[category_id == CATEGORY["sidewalk"]][:, 2].max() == pytest.approx(0.13, abs=0.005)
+
+
+def test_an_id_belongs_to_the_thing_that_stands_there_at_that_time(street: Street, frames: list[Frame]):
+    seen = 0
+    for frame in frames:
+        points = world_points(frame)
+        for thing in street.layout.things:
+            here = frame.panoptic_ids == CATEGORY[thing.category] * LABEL_DIVISOR + thing.instance
+            where = thing.pose(street.layout.centerline, frame.stamp_s)
+            low, high = bounds(thing, frame.stamp_s)
+            local = apply(np.linalg.inv(where), points[here])
+            assert ((local > low - 0.01) & (local < high + 0.01)).all()
+            seen += here.any()
+    assert seen > 10
+
+
+def bounds(thing: Thing, time_s: float) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest corner of the thing's parts in its own frame."""
+    vertices = bake([(part, np.eye(4), 0) for part in thing.parts(time_s)]).vertices
+    return vertices.min(0), vertices.max(0)
+
+
+def test_things_move_and_keep_their_numbers(street: Street):
+    moving = [thing for thing in street.layout.things if thing.track.speed]
+    assert moving
+    for thing in moving:
+        start, end = (thing.pose(street.layout.centerline, time_s)[:3, 3] for time_s in (0.0, 0.01))
+        assert np.linalg.norm(end - start) == pytest.approx(0.01 * thing.track.speed, rel=0.2)
+
+
+def test_two_frames_agree_through_the_ego_motion(frames: list[Frame]):
+    """What the first frame shows is, in the second, where the motion says, or behind something nearer."""
+    before, after = frames
+    is_static = ~np.isin(category_ids(before), CITYSCAPES.thing_ids) & flat_depth(before.depth)
+    moved = apply(np.linalg.inv(after.world_from_camera), world_points(before)[is_static])
+    is_thing = np.isin(category_ids(after), CITYSCAPES.thing_ids)
+    expected, found = depth_at(replace(after, depth=np.where(is_thing, 0, after.depth)), moved)
+    assert len(expected) > 500
+    assert (found < expected * 1.06 + 0.05).all()
+    assert (np.abs(found - expected) < 0.06 * expected + 0.05).mean() > 0.9
+
+
+def test_a_lidar_scan_projects_onto_the_depth_map(street: Street, frames: list[Frame]):
+    scan = street.lidar(0.0)
+    camera_from_lidar = np.linalg.inv(FRONT_MOUNT.base_from_camera) @ BASE_FROM_LIDAR
+    expected, found = depth_at(frames[0], apply(camera_from_lidar, scan[:, :3]))
+    assert len(expected) > 300
+    assert (found < expected * 1.06 + 0.15).all()
+    assert (np.abs(found - expected) < 0.06 * expected + 0.15).mean() > 0.9
+
+
+def depth_at(frame: Frame, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """z of the points [N, 3] in the camera's frame that land on smooth parts of the image, and the depth there."""
+    points = points[points[:, 2] > 1.0]
+    u, v = np.round(frame.camera.project(points)).astype(int).T
+    inside = (u >= 0) & (u < frame.camera.width) & (v >= 0) & (v < frame.camera.height)
+    points, u, v = points[inside], u[inside], v[inside]
+    smooth = flat_depth(frame.depth)[v, u]
+    return points[smooth, 2], frame.depth[v, u][smooth]
+
+
+def test_a_lidar_scan_covers_the_forward_half(street: Street):
+    scan = street.lidar(0.0)
+    assert scan.dtype == np.float32
+    assert scan.shape[1] == 4
+    assert (scan[:, 0] > -0.1).all()
+    assert scan[:, 1].min() < -3 < 3 < scan[:, 1].max()
+    assert ((scan[:, 3] >= 1) & (scan[:, 3] <= 255)).all()
+
+
+def test_the_same_seed_gives_the_same_arrays_and_another_seed_another_street():
+    first, again, other = random_frame(5, 24, 48), random_frame(5, 24, 48), random_frame(6, 24, 48)
+    for name in ("rgb", "panoptic_ids", "depth", "world_from_camera"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
+    assert first.camera == again.camera == random_camera(5, 24, 48)
+    assert not np.array_equal(first.panoptic_ids, other.panoptic_ids)
+
+
+def test_a_frame_does_not_depend_on_what_was_rendered_before(street: Street, frames: list[Frame]):
+    np.testing.assert_array_equal(street.frame(CAMERA, 0.0).rgb, frames[0].rgb)
+
+
+def test_a_ray_is_blocked_by_what_lies_within_its_reach(street: Street):
+    """From high above the road: nothing above, the ground below, 40 m away."""
+    scene = street.scene(0.0)
+    start = np.array([[0.0, 0.0, 40.0]], np.float32)
+    assert not scene.blocked(start, np.array([[0.0, 0.0, 1.0]], np.float32), 100.0)[0]
+    assert scene.blocked(start, np.array([[0.0, 0.0, -1.0]], np.float32), 100.0)[0]
+    assert not scene.blocked(start, np.array([[0.0, 0.0, -1.0]], np.float32), 5.0)[0]
+
+
+def test_a_distorted_camera_is_refused(street: Street):
+    distorted = PinholeCamera(24, 48, 40.0, 40.0, 23.5, 11.5, "plumb_bob", (0.1, 0.0, 0.0, 0.0, 0.0))
+    with pytest.raises(ValueError, match="rectify"):
+        street.frame(distorted)
+
+
+@pytest.mark.parametrize("curvature", [0.0, 0.008, -0.008])
+def test_street_coordinates_lead_back_to_themselves(curvature: float):
+    line = Centerline(curvature)
+    s, left = np.array([0.0, 40.0, 150.0, -20.0]), np.array([3.0, -20.0, 12.0, 0.0])
+    back_s, back_left = line.locate(line.points(s, left))
+    np.testing.assert_allclose(back_s, s, atol=1e-9)
+    np.testing.assert_allclose(back_left, left, atol=1e-9)
+
+
+def test_left_of_a_street_that_bends_left_is_left():
+    line = Centerline(0.01)
+    assert line.pose(100.0, 0.0)[1, 3] > 40
+    np.testing.assert_allclose(line.points(np.array([0.0]), np.array([2.0])), [[0.0, 2.0]], atol=1e-9)
+
+
+# Files
+
+
+def test_rendered_frames_resume_where_they_stopped(tmp_path):
+    render.render_frames(tmp_path, count=2, seed=5, height=24, width=48, jobs=1)
+    files = sorted(path.name for path in tmp_path.iterdir())
+    kinds = ("depth.png", "image.jpg", "panoptic.png")
+    assert files == [f"{index:06d}_{kind}" for index in range(2) for kind in kinds] + ["cameras.json"]
+
+    whole = (tmp_path / "000001_depth.png").read_bytes()
+    untouched = (tmp_path / "000000_image.jpg").stat().st_mtime_ns
+    (tmp_path / "000001_depth.png").unlink()
+    render.render_frames(tmp_path, count=2, seed=5, height=24, width=48, jobs=1)
+    assert (tmp_path / "000001_depth.png").read_bytes() == whole
+    assert (tmp_path / "000000_image.jpg").stat().st_mtime_ns == untouched
+
+    with pytest.raises(SystemExit, match="another seed or size"):
+        render.render_frames(tmp_path, count=2, seed=6, height=24, width=48, jobs=1)
+
+
+def test_encoded_truth_reads_back():
+    frame = random_frame(5, 24, 48)
+    image, panoptic, depth = (cv2.imdecode(np.frombuffer(data, np.uint8), -1) for data in render.encode(frame))
+    assert np.abs(image[..., ::-1].astype(int) - frame.rgb).mean() < 6
+    np.testing.assert_array_equal(panoptic, frame.panoptic_ids)
+    assert depth.dtype == np.uint16
+    np.testing.assert_allclose(depth / 256, np.where(frame.depth < 255.99, frame.depth, 0), atol=1 / 512)
+
+
+def test_a_recorded_drive_carries_camera_lidar_transforms_and_truth(tmp_path):
+    options = DriveOptions(seed=12, seconds=0.3, rate_hz=10.0, height=24, width=48)
+    assert list(write_drive(tmp_path / "drive", options)) == [1, 2, 3]
+    with Recording(tmp_path / "drive") as recording:
+        assert recording.counts == {
+            "/tf_static": 1,
+            "/tf": 3,
+            "/camera/image_raw/compressed": 3,
+            "/camera/camera_info": 3,
+            "/velodyne_points": 3,
+            "/truth/panoptic/compressed": 2,
+            "/truth/depth/compressed": 2,
+        }
+        messages = {recorded.topic: recording.decode(recorded) for recorded in recording.messages()}
+    truth = messages["/truth/panoptic/compressed"]
+    frame = Street(12).frame(options.camera, 0.2)
+    np.testing.assert_array_equal(cv2.imdecode(np.asarray(truth.data), -1), frame.panoptic_ids)
+    depth = cv2.imdecode(np.asarray(messages["/truth/depth/compressed"].data), -1)
+    np.testing.assert_allclose(depth / 1000, np.where(frame.depth < 65.5, frame.depth, 0), atol=0.04)
+    assert truth.header.stamp == messages["/camera/image_raw/compressed"].header.stamp
+    in_base = {t.child_frame_id: matrix(t.transform) for t in messages["/tf_static"].transforms}
+    np.testing.assert_allclose(in_base["camera_optical"], FRONT_MOUNT.base_from_camera, atol=1e-9)
+    np.testing.assert_allclose(in_base["velodyne"], BASE_FROM_LIDAR, atol=1e-9)
+    moved = matrix(messages["/tf"].transforms[0].transform) @ in_base["camera_optical"]
+    np.testing.assert_allclose(moved, frame.world_from_camera, atol=1e-6)
+
+
+def test_the_sample_recording_is_what_the_command_renders():
+    sample = Path(__file__).parents[2] / "samples" / "street_drive"
+    assert sum(path.stat().st_size for path in sample.iterdir()) < 8e6
+    with Recording(sample) as recording:
+        first = next(recording.messages(["/truth/panoptic/compressed"]))
+        truth = cv2.imdecode(np.asarray(recording.decode(first).data), -1)
+    options, street = DriveOptions(), Street(DriveOptions().seed)
+    rays = options.camera.rays()[::8, ::8].reshape(-1, 2)
+    world_from_camera = street.world_from_base() @ FRONT_MOUNT.base_from_camera
+    directions = np.concatenate([rays, np.ones((len(rays), 1))], axis=1) @ world_from_camera[:3, :3].T
+    scene = street.scene()
+    hits = scene.cast(world_from_camera[:3, 3], directions)
+    is_seen = hits.part >= 0
+    same = scene.mesh.panoptic_id[hits.part[is_seen]] == truth[::8, ::8].ravel()[is_seen]
+    assert same.mean() > 0.999
+
+
+def matrix(transform) -> np.ndarray:
+    """[4, 4] of a geometry_msgs/Transform."""
+    q, t = transform.rotation, transform.translation
+    axis = np.array([q.x, q.y, q.z])
+    cross = np.cross(np.eye(3), axis)
+    result = np.eye(4)
+    result[:3, :3] = np.eye(3) + 2 * q.w * cross + 2 * cross @ cross
+    result[:3, 3] = t.x, t.y, t.z
+    return result
+
+
+def test_a_half_turn_about_each_axis_has_its_quaternion():
+    for axis in range(3):
+        rotation = -np.eye(3)
+        rotation[axis, axis] = 1
+        quaternion = np.array(quaternion_from_rotation(rotation))
+        expected = np.zeros(4)
+        expected[axis] = 1
+        np.testing.assert_allclose(np.abs(quaternion), expected, atol=1e-9)
