@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A network as the vehicle runs it: camera bytes in, segments and depth out, every shape fixed beforehand."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from panoptic_depth_model.panoptic_depth import PanopticDepth, check_size, repeated
+
+
+class Outputs(NamedTuple):
+    """The contract between training and vehicle; the field names are the names of the exported outputs."""
+
+    segment_ids: Tensor  # [B, H, W] uint8; 0 void, k = row k-1 of the table
+    depth: Tensor  # [B, H, W] float32, m along the optical axis
+    segment_category: Tensor  # [B, N] int32
+    segment_score: Tensor  # [B, N] float32; 0 for an empty row
+    segment_area: Tensor  # [B, N] int32, px
+    segment_depth: Tensor  # [B, N] float32, m, mean over the segment; 0 for an empty row
+
+
+class Deployable(nn.Module):
+    """A network with image bytes before it and the segment table after it."""
+
+    def __init__(self, network: PanopticDepth) -> None:
+        super().__init__()
+        if network.config.num_segments > 255:
+            raise ValueError(
+                f"{network.config.num_segments} segment rows do not fit uint8 ids; lower max_things"
+            )
+        self.network = network
+
+    def forward(self, image: Tensor) -> Outputs:
+        """Segments and depth of RGB images [B, H, W, 3] uint8."""
+        check_size(image.shape[1], image.shape[2])
+        inference = self.network.infer(self.network.normalized(image))
+        area, depth_sum = segment_sums(inference.labels, inference.depth, inference.score.shape[1])
+        found = area > 0
+        stride = image.shape[1] // inference.labels.shape[1]
+        return Outputs(
+            # By way of float: TensorRT knows no integer narrowing to uint8.
+            segment_ids=repeated(inference.labels, stride).to(torch.float32).to(torch.uint8),
+            depth=inference.depth,
+            segment_category=inference.category.to(torch.int32),
+            segment_score=torch.where(found, inference.score, 0.0),
+            segment_area=area.to(torch.int32),
+            segment_depth=depth_sum / area.clamp(min=1),
+        )
+
+
+def segment_sums(labels: Tensor, depth: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Area [px] and sum of depth [B, N] of segments 1..N; labels may be coarser than depth [B, H, W].
+
+    A label covers a whole block of pixels, so sums over blocks give exact results at a fraction of the
+    comparisons.
+    """
+    stride = depth.shape[1] // labels.shape[1]
+    blocks = F.avg_pool2d(depth[:, None], stride).flatten(2) * stride**2  # [B, 1, hw]
+    segment = torch.arange(1, count + 1, device=labels.device)
+    inside = (labels.flatten(1)[:, None, :] == segment[:, None]).to(depth.dtype)  # [B, N, hw]
+    return inside.sum(dim=2) * stride**2, (inside @ blocks.mT)[..., 0]

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The state of a training, so that it can stop anywhere and go on as if it had not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+FORMAT = "panoptic_depth checkpoint 1"
+
+
+def save_checkpoint(
+    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, step: int, settings: dict[str, Any]
+) -> None:
+    """Write all that the steps after `step` depend on; an older file survives until the new one is whole."""
+    partial = path.with_name(path.name + ".partial")
+    torch.save(
+        {
+            "format": FORMAT,
+            "step": step,
+            "settings": settings,
+            "network": network.state_dict(),
+            "optimizer": optimizer.state_dict(),
+        },
+        partial,
+    )
+    partial.replace(path)
+
+
+def load_checkpoint(
+    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, settings: dict[str, Any]
+) -> int:
+    """Restore network and optimizer; return the steps done. The settings must be those of the file."""
+    contents = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(contents, dict) or contents.get("format") != FORMAT:
+        raise ValueError(f"{path}: not a training checkpoint ({FORMAT!r}); remove it to start anew")
+    there = contents["settings"]
+    if different := [key for key in settings if there.get(key) != settings[key]]:
+        changes = ", ".join(f"{key} was {there.get(key)!r} and is {settings[key]!r}" for key in different)
+        raise ValueError(
+            f"{path}: belongs to another training ({changes}); give the same options or another folder"
+        )
+    network.load_state_dict(contents["network"])
+    optimizer.load_state_dict(contents["optimizer"])
+    return contents["step"]
