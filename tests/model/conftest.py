@@ -45,9 +45,9 @@ def network(config: PanopticDepthConfig) -> PanopticDepth:
 
 @pytest.fixture(scope="session")
 def images():
-    """Two different RGB pictures [2, 64, 128, 3] uint8."""
+    """Two different soft-edged RGB patterns [2, 64, 128, 3] uint8."""
     import torch
 
-    from panoptic_depth_training.export import probe_images
-
-    return torch.from_numpy(probe_images(2, 64, 128, count=1)[0])
+    coarse = torch.rand(2, 3, 4, 8, generator=torch.Generator().manual_seed(0))
+    fine = torch.nn.functional.interpolate(coarse, scale_factor=16, mode="bicubic")
+    return (255 * fine.clamp(0, 1)).to(torch.uint8).permute(0, 2, 3, 1).contiguous()

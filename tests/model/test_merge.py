@@ -64,9 +64,8 @@ def test_a_mask_exactly_half_covered_stays():
 
 
 def test_a_dropped_mask_covers_nothing():
-    masks = spans(
-        (0, 20), (4, 24), (18, 28)
-    )  # the second falls to the first, so the third is free but for 2 pixels
+    # The second falls to the first, so the third is free but for 2 pixels.
+    masks = spans((0, 20), (4, 24), (18, 28))
     assert both(masks, torch.tensor([0.9, 0.8, 0.7])) == ([True, False, True], [True, False, True])
 
 
@@ -96,9 +95,8 @@ def test_mask_quality_is_the_mean_inside_the_mask():
 
 
 def test_stuff_needs_enough_pixels_that_no_thing_paints():
-    probability = torch.tensor(
-        [[[0.9, 0.9, 0.9, 0.2], [0.1, 0.1, 0.1, 0.8], [0.2, 0.2, 0.2, 0.9]]]
-    )  # [1, K=3, 4]
+    three_categories = [[0.9, 0.9, 0.9, 0.2], [0.1, 0.1, 0.1, 0.8], [0.2, 0.2, 0.2, 0.9]]
+    probability = torch.tensor([three_categories])  # [1, K, 4 pixels]
     found = torch.tensor([[True, True, False]])  # the third category wins nowhere: it was not found
     painted = torch.tensor([[[True, False, False, False]]])
     assert accept_stuff(probability, found, painted, 1).tolist() == [[True, True, False]]

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 
 import pytest
 
@@ -14,6 +14,13 @@ WAIT_S = 10  # only ever reached when a test fails
 @pytest.fixture
 def mailbox() -> Mailbox[int]:
     return Mailbox()
+
+
+def take_in_background(mailbox: Mailbox[int]) -> SimpleQueue[int | None]:
+    """What a thread takes, in a queue; the thread does not keep a failed test from ending."""
+    taken: SimpleQueue[int | None] = SimpleQueue()
+    threading.Thread(target=lambda: taken.put(mailbox.take()), daemon=True).start()
+    return taken
 
 
 def test_the_newest_item_is_handed_over_and_the_others_are_counted(mailbox: Mailbox[int]) -> None:
@@ -31,18 +38,16 @@ def test_an_item_that_was_taken_is_not_dropped(mailbox: Mailbox[int]) -> None:
 
 
 def test_a_taker_waits_for_the_next_item(mailbox: Mailbox[int]) -> None:
-    with ThreadPoolExecutor(1) as pool:
-        taken = pool.submit(mailbox.take)
-        assert not taken.done()
-        mailbox.put(7)
-        assert taken.result(WAIT_S) == 7
+    taken = take_in_background(mailbox)
+    assert taken.empty()
+    mailbox.put(7)
+    assert taken.get(timeout=WAIT_S) == 7
 
 
 def test_closing_wakes_every_taker_and_drops_what_waits(mailbox: Mailbox[int]) -> None:
-    with ThreadPoolExecutor(2) as pool:
-        takers = [pool.submit(mailbox.take) for _ in range(2)]
-        mailbox.close()
-        assert [taker.result(WAIT_S) for taker in takers] == [None, None]
+    takers = [take_in_background(mailbox) for _ in range(3)]
+    mailbox.close()
+    assert [taken.get(timeout=WAIT_S) for taken in takers] == [None, None, None]
     another: Mailbox[int] = Mailbox()
     another.put(1)
     another.close()
@@ -57,7 +62,7 @@ def test_every_item_is_either_taken_or_counted_as_dropped(mailbox: Mailbox[int])
         while (item := mailbox.take()) is not None:
             taken.append(item)
 
-    worker = threading.Thread(target=work)
+    worker = threading.Thread(target=work, daemon=True)
     worker.start()
     for item in range(5000):
         mailbox.put(item)

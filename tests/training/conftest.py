@@ -11,9 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
-collect_ignore = (
-    [] if find_spec("torch") else ["test_evaluate.py", "test_losses.py", "test_targets.py", "test_train.py"]
-)
+NEED_TORCH = ["test_evaluate.py", "test_losses.py", "test_targets.py", "test_train.py"]
+collect_ignore = [] if find_spec("torch") else NEED_TORCH
 
 ROAD, SKY, PERSON, CAR = 0, 10, 11, 13
 

@@ -27,11 +27,8 @@ def dotted_image(point: np.ndarray = POINT) -> LabeledImage:
     """A black image 64x96 with a white 3x3 dot where a point is seen."""
     camera = PinholeCamera(64, 96, 80.0, 80.0, 45.0, 33.0)
     u, v = camera.project(point)[0].round().astype(int)
-    rgb, ids, depth = (
-        np.zeros((64, 96, 3), np.uint8),
-        np.zeros((64, 96), np.uint16),
-        np.zeros((64, 96), np.float32),
-    )
+    rgb, ids = np.zeros((64, 96, 3), np.uint8), np.zeros((64, 96), np.uint16)
+    depth = np.zeros((64, 96), np.float32)
     at = slice(v - 1, v + 2), slice(u - 1, u + 2)
     rgb[at], ids[at], depth[at] = 255, 13001, point[0, 2]
     return LabeledImage(rgb, ids, depth, camera)
