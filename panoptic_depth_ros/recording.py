@@ -152,22 +152,28 @@ class Recording:
                 f"recording {self.path}: no images on {image_topic!r}; image topics: {', '.join(images) or 'none'}"
             )
         image_topic = image_topic or self._only_camera_image(images)
-        base = image_topic.removesuffix("/compressed").rsplit("/", 1)[0]
         infos = [topic for topic, kind in self.topics.items() if kind == CAMERA_INFO_TYPE]
-        info = f"{base}/camera_info"
-        return image_topic, info if info in infos else infos[0] if len(infos) == 1 else ""
+        if (beside := _info_beside(image_topic)) in infos:
+            return image_topic, beside
+        # A calibration elsewhere can only be meant for this camera where there is no other.
+        return image_topic, infos[0] if len(infos) == len(images) == 1 else ""
 
     def _only_camera_image(self, images: list[str]) -> str:
-        beside_info = [
-            t for t in images if f"{t.removesuffix('/compressed').rsplit('/', 1)[0]}/camera_info" in self.topics
-        ]
-        candidates = beside_info if len(beside_info) == 1 else images
+        # An image recorded raw and compressed is one camera's.
+        cameras = [t for t in images if not t.endswith("/compressed") or t.removesuffix("/compressed") not in images]
+        calibrated = [topic for topic in cameras if _info_beside(topic) in self.topics]
+        candidates = calibrated if len(calibrated) == 1 else cameras
         if len(candidates) != 1:
             raise RecordingError(
                 f"recording {self.path}: {len(images)} image topics ({', '.join(images) or 'none'}); "
                 "name one with --image"
             )
         return candidates[0]
+
+
+def _info_beside(image_topic: str) -> str:
+    """Where image_transport looks for an image's calibration: the last part of the name replaced."""
+    return f"{image_topic.removesuffix('/compressed').rsplit('/', 1)[0]}/camera_info"
 
 
 def _offered_qos(connection: Connection) -> list[Qos]:

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from panoptic_depth_model.pyramid import conv_block
 
-LOCATION_PRIOR_LOGIT = (
-    -2.19
-)  # a probability of 0.1 everywhere before training, so that background does not swamp it
+# A probability of 0.1 everywhere before training, so that background does not swamp the loss.
+LOCATION_PRIOR_LOGIT = -2.19
 
 
 def with_coordinates(features: Tensor) -> Tensor:

@@ -21,8 +21,8 @@ def accept_greedily(masks: Tensor, score: Tensor, max_overlap: float, rounds: in
         masks: [B, T, P] bool.
         score: [B, T]; 0 for a row that takes no part. Equal scores are visited in row order.
         max_overlap: the largest covered share of its own area that a mask may have.
-        rounds: see above; ranks beyond it may differ from the sequential visit where masks form longer chains,
-            each dropped because of the one before it.
+        rounds: see above; ranks beyond it may differ from the sequential visit where masks form longer
+            chains, each dropped because of the one before it.
 
     Returns:
         accepted [B, T] bool.
@@ -37,9 +37,8 @@ def accept_greedily(masks: Tensor, score: Tensor, max_overlap: float, rounds: in
     valid = (score > 0) & (area > 0)
     accepted = valid
     for _ in range(rounds):
-        painter = torch.where(masks & accepted[..., None], rank, float(count)).amin(
-            dim=1, keepdim=True
-        )  # [B, 1, P]
+        ranks = torch.where(masks & accepted[..., None], rank, float(count))
+        painter = ranks.amin(dim=1, keepdim=True)  # [B, 1, P]
         covered = (masks & (painter < rank)).to(score.dtype).sum(dim=2)
         accepted = valid & (covered <= max_overlap * area)
     return accepted

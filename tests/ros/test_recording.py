@@ -127,6 +127,14 @@ def test_a_stamp_is_read_without_decoding_the_message(write_bag: Callable[..., P
         ({"/cam/image": IMAGE, "/a/info": INFO, "/b/info": INFO}, "", ("/cam/image", "")),
         # of two images the one beside a camera_info
         ({"/map": IMAGE, "/cam/image": IMAGE, "/cam/camera_info": INFO}, "", ("/cam/image", "/cam/camera_info")),
+        # one camera, recorded raw and compressed
+        (
+            {"/cam/image": IMAGE, "/cam/image/compressed": COMPRESSED, "/cam/camera_info": INFO},
+            "",
+            ("/cam/image", "/cam/camera_info"),
+        ),
+        # another camera's calibration is none
+        ({"/l/image": IMAGE, "/l/camera_info": INFO, "/r/image": IMAGE}, "/r/image", ("/r/image", "")),
         # of two cameras the one that was asked for
         (
             {"/l/image": IMAGE, "/l/camera_info": INFO, "/r/image": IMAGE, "/r/camera_info": INFO},

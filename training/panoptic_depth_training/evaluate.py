@@ -23,7 +23,7 @@ from panoptic_depth_training.augment import depth_at_focal_length, fitted
 from panoptic_depth_training.data import open_dataset
 from panoptic_depth_training.facts import ModelFacts
 
-MATCH_IOU = 0.5  # a predicted and a true segment of one category that overlap more than this are the same
+MATCH_IOU = 0.5  # segments of one category that overlap more are the same; above one half that is one pair
 
 
 @dataclass
@@ -32,9 +32,7 @@ class Tally:
 
     num_categories: int
     max_depth_m: float
-    confusion: np.ndarray = field(
-        init=False
-    )  # [K, K + 1] true by predicted category; the last column is void
+    confusion: np.ndarray = field(init=False)  # [K, K + 1] true by predicted category; last column void
     matched: np.ndarray = field(init=False)  # [K] segments
     matched_iou: np.ndarray = field(init=False)
     missed: np.ndarray = field(init=False)
@@ -54,24 +52,22 @@ class Tally:
         predicted, true = prediction[known].astype(np.int64), truth[known].astype(np.int64)
         k = self.num_categories
         category = np.minimum(predicted // LABEL_DIVISOR, k)
-        self.confusion += np.bincount(
-            true // LABEL_DIVISOR * (k + 1) + category, minlength=k * (k + 1)
-        ).reshape(k, -1)
+        cell = true // LABEL_DIVISOR * (k + 1) + category
+        self.confusion += np.bincount(cell, minlength=k * (k + 1)).reshape(k, k + 1)
 
         predicted_area, true_area = areas(predicted), areas(true)
-        pairs, intersections = np.unique(np.stack([predicted, true]), axis=1, return_counts=True)
-        matches = [
-            (int(p), int(t), n / (predicted_area[p] + true_area[t] - n))
-            for (p, t), n in zip(pairs.T, intersections, strict=True)
-            if p // LABEL_DIVISOR == t // LABEL_DIVISOR
-            and n > MATCH_IOU * (predicted_area[p] + true_area[t] - n)
-        ]
-        for _, t, iou in matches:
-            self.matched[t // LABEL_DIVISOR] += 1
-            self.matched_iou[t // LABEL_DIVISOR] += iou
-        for t in set(true_area) - {t for _, t, _ in matches}:
+        unmatched_predictions, unmatched_truths = set(predicted_area) - {VOID_PANOPTIC_ID}, set(true_area)
+        pairs, overlaps = np.unique(np.stack([predicted, true]), axis=1, return_counts=True)
+        for (p, t), overlap in zip(pairs.T.tolist(), overlaps.tolist(), strict=True):
+            iou = overlap / (predicted_area[p] + true_area[t] - overlap)
+            if p // LABEL_DIVISOR == t // LABEL_DIVISOR and iou > MATCH_IOU:
+                self.matched[t // LABEL_DIVISOR] += 1
+                self.matched_iou[t // LABEL_DIVISOR] += iou
+                unmatched_predictions.remove(p)
+                unmatched_truths.remove(t)
+        for t in unmatched_truths:
             self.missed[t // LABEL_DIVISOR] += 1
-        for p in set(predicted_area) - {p for p, _, _ in matches} - {VOID_PANOPTIC_ID}:
+        for p in unmatched_predictions:
             self.invented[p // LABEL_DIVISOR] += 1
 
     def add_depth(self, prediction: np.ndarray, truth: np.ndarray) -> None:

@@ -23,7 +23,6 @@ FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 POSITIVES = 7  # positions an instance's kernel is learned at, on each of its levels
 MIN_MASK_SHARE = 0.1  # of a position that may stand for an instance
 SHAPE_WEIGHT = 5.0  # of the scale-invariant term within the depth error
-MAX_PAIRS = 64  # an image; further ones are left out, to bound the memory: things come largest first
 
 
 @dataclass(frozen=True)
@@ -138,17 +137,16 @@ def pairs(assigned: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Row, level and validity [B, P] of the True entries of assigned [B, rows, levels], padded to one P."""
     levels = assigned.shape[2]
     flags = assigned.flatten(1)
-    count = min(int(flags.sum(dim=1).max()), MAX_PAIRS)
-    first = flags.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, : max(count, 1)]
+    count = max(int(flags.sum(dim=1).max()), 1)
+    first = flags.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :count]
     return first // levels, first % levels, flags.gather(1, first)
 
 
 def stuff_segments(flat: FlatMaps, targets: Targets, goal: LevelTargets) -> Segments:
     """A segment for every category on every level where it has a region: its kernels are means over that."""
     levels = [goal.level == level for level in range(len(LEVEL_STRIDES))]
-    regions = [
-        (goal.regions[..., here] > 0).to(flat.mask_kernels.dtype) for here in levels
-    ]  # [B, K, hw] each
+    # [B, K, positions of the level] each
+    regions = [(goal.regions[..., here] > 0).to(flat.mask_kernels.dtype) for here in levels]
     present = torch.stack([region.any(dim=2) for region in regions], dim=2)  # [B, K, levels]
     category, level, valid = pairs(present)
     return Segments(

@@ -19,16 +19,9 @@ from torch.nn import functional as F
 from panoptic_depth_model.panoptic_depth import EMBEDDING_STRIDE, LEVEL_STRIDES
 from panoptic_depth_ros.taxonomy import LABEL_DIVISOR, VOID_PANOPTIC_ID, Taxonomy
 
-LEVEL_SIZES_PX = (
-    (1, 128),
-    (64, 256),
-    (128, 512),
-    (256, 1024),
-    (512, 2048),
-)  # sqrt of the box area, both ends included
-CENTER_OVERLAP = (
-    0.7  # a center displaced by its radius still gives a box that overlaps the true one this much
-)
+# The square root of an instance's box area decides its levels; both ends are included.
+LEVEL_SIZES_PX = ((1, 128), (64, 256), (128, 512), (256, 1024), (512, 2048))
+CENTER_OVERLAP = 0.7  # what a box displaced by the center's radius still shares with the true one
 MIN_REGION_SHARE = 0.5
 
 
@@ -36,9 +29,7 @@ class Targets(NamedTuple):
     """A labeled image at stride 4, or a batch of them."""
 
     instance_masks: Tensor  # [B, M, h, w] share of each pixel
-    instance_boxes: (
-        Tensor  # [B, M, 2] height and width of the box around it, px of the image; 0 for a padding row
-    )
+    instance_boxes: Tensor  # [B, M, 2] height and width of its box, px of the image; 0 for a padding row
     instance_things: Tensor  # [B, M] int64, position in the taxonomy's thing_ids
     regions: Tensor  # [B, K, h, w] share of each pixel
     unclear: Tensor  # [B, h, w] bool: things without a known instance (crowds, or too many instances)
@@ -71,6 +62,7 @@ def encode(panoptic_ids: np.ndarray, depth: np.ndarray, taxonomy: Taxonomy, max_
         instance_things=F.pad(torch.searchsorted(things, kept // LABEL_DIVISOR), (0, padding)),
         regions=at_size((category == torch.arange(len(taxonomy))[:, None, None]).float(), size),
         unclear=at_size(unclear[None].float(), size)[0] > 0.5,
+        # Picked at the center of the stride-4 pixel: a mean across a border is the depth of nothing.
         depth=F.interpolate(torch.from_numpy(depth)[None, None], size, mode="nearest-exact")[0, 0],
     )
 
