@@ -4,17 +4,16 @@
 from __future__ import annotations
 
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.conditions import IfCondition
-from launch.substitutions import EnvironmentVariable, LaunchConfiguration
+from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from panoptic_depth_ros.dds import profile_variable
 from panoptic_depth_ros.share import share_path
 
 
 def generate_launch_description() -> LaunchDescription:
-    return LaunchDescription([*arguments(), dds_profile(), OpaqueFunction(function=node), rviz()])
+    return LaunchDescription([*arguments(), OpaqueFunction(function=node), rviz()])
 
 
 def arguments() -> list[DeclareLaunchArgument]:
@@ -58,13 +57,6 @@ def arguments() -> list[DeclareLaunchArgument]:
             description="Take time from /clock, as when `ros2 bag play --clock` plays a recording.",
         ),
         DeclareLaunchArgument(
-            "dds_profile",
-            default_value="true",
-            choices=booleans,
-            description="Give Fast DDS the shared memory that images need (config/fastdds.xml), "
-            "unless the environment names another profile.",
-        ),
-        DeclareLaunchArgument(
             "rviz",
             default_value="false",
             choices=booleans,
@@ -76,16 +68,6 @@ def arguments() -> list[DeclareLaunchArgument]:
             description="RViz's fixed frame: the frame_id of the images, or one that TF connects with it.",
         ),
     ]
-
-
-def dds_profile() -> SetEnvironmentVariable:
-    """The profile for the node, RViz, and whatever else the including launch file starts afterwards."""
-    ours = str(share_path("config", "fastdds.xml"))
-    return SetEnvironmentVariable(
-        profile_variable(),
-        EnvironmentVariable(profile_variable(), default_value=ours),
-        condition=IfCondition(LaunchConfiguration("dds_profile")),
-    )
 
 
 def node(context: LaunchContext) -> list[LaunchDescriptionEntity]:

@@ -56,9 +56,12 @@ class PinholeCamera:
             cy=(self.cy + 0.5) * sy - 0.5,
         )
 
-    def rays(self) -> np.ndarray:
-        """Viewing rays [H, W, 2] float32: x/z and y/z of what each pixel sees, distortion undone."""
-        v, u = np.mgrid[0 : self.height, 0 : self.width].astype(np.float64)
+    def rays(self, stride: int = 1) -> np.ndarray:
+        """Viewing rays float32: x/z and y/z of what every stride-th pixel sees, from the first; distortion undone.
+
+        [H, W, 2], or with a stride [ceil(H / stride), ceil(W / stride), 2].
+        """
+        v, u = np.mgrid[0 : self.height : stride, 0 : self.width : stride].astype(np.float64)
         if not self.is_distorted:
             rays = np.stack([(u - self.cx) / self.fx, (v - self.cy) / self.fy], axis=-1)
             return rays.astype(np.float32)
@@ -68,7 +71,7 @@ class PinholeCamera:
             rays = cv2.fisheye.undistortPoints(pixels, self.matrix, coefficients)
         else:
             rays = _undistort(pixels, self.matrix, coefficients)
-        return rays.reshape(self.height, self.width, 2).astype(np.float32)
+        return rays.reshape(*u.shape, 2).astype(np.float32)
 
     def unproject(self, depth: np.ndarray) -> np.ndarray:
         """Points [H, W, 3] float32 in meters, optical frame, from depth [H, W] in meters."""
@@ -168,6 +171,11 @@ class Calibration:
             counts = " or ".join(map(str, expected))
             raise CalibrationError(f"camera_info D has {len(self.d)} values; {self.distortion_model} takes {counts}")
         return self.distortion_model, self.d
+
+
+def is_rectified_topic(topic: str) -> bool:
+    """Whether an image topic's name says that its images are rectified: image_rect, image_rect_color of image_proc."""
+    return topic.removesuffix("/compressed").rsplit("/", 1)[-1].startswith("image_rect")
 
 
 def _check_same_shape(calibrated: tuple[int, int], image: tuple[int, int]) -> None:

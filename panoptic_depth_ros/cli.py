@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from panoptic_depth_ros.interrupt import interrupt_once
 from panoptic_depth_ros.manifest import ModelError
 from panoptic_depth_ros.recording import RecordingError
 from panoptic_depth_ros.share import share_path
@@ -17,9 +18,10 @@ from panoptic_depth_ros.share import share_path
 def main(arguments: list[str] | None = None) -> int:
     """Run one subcommand; returns the process's exit code."""
     options = _parser().parse_args(arguments)
+    interrupt_once()
     try:
         options.run(options)
-    except (RecordingError, ModelError, FileNotFoundError, ValueError) as error:
+    except (RecordingError, ModelError, OSError, ValueError) as error:
         print(f"panoptic-depth: {error}", file=sys.stderr)
         return 1
     except ModuleNotFoundError as error:
@@ -60,7 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     play.add_argument("--topics", nargs="+", help="only these topics")
     play.add_argument("--wait-for", default="", metavar="TOPIC", help="start when this topic has a subscriber")
     play.add_argument("--wait", type=_positive, default=30.0, metavar="SECONDS", help="and give up after this long")
-    play.add_argument("--delay", type=float, default=0.0, metavar="SECONDS", help="and wait this long before playing")
+    play.add_argument(
+        "--delay", type=_not_negative, default=0.0, metavar="SECONDS", help="and wait this long before playing"
+    )
     play.set_defaults(run=_play)
 
     record = commands.add_parser("record", help="record topics until interrupted (needs ROS 2)")
@@ -79,10 +83,22 @@ def _add_image(parser: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
+    if not 0 < (value := _number(text)) < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
     return value
+
+
+def _not_negative(text: str) -> float:
+    if not 0 <= (value := _number(text)) < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 up")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
 
 
 def _model(options: argparse.Namespace) -> Path:

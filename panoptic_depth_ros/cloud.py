@@ -17,7 +17,7 @@ _X, _Y, _Z, _RGB, _LABEL, _INSTANCE = range(_WORDS)
 
 class CloudGrid:
     """Which pixels of a camera become points, and their rays: pixel (row * stride, column * stride) for all that
-    whole strides hold.
+    whole strides hold, and at least the first.
     """
 
     def __init__(self, camera: PinholeCamera, stride: int, max_depth: float) -> None:
@@ -25,8 +25,8 @@ class CloudGrid:
         self.camera = camera
         self.stride = stride
         self.max_depth = max_depth
-        self.height, self.width = camera.height // stride, camera.width // stride
-        rays = self._sampled(camera.rays())
+        self.height, self.width = max(1, camera.height // stride), max(1, camera.width // stride)
+        rays = camera.rays(stride)[: self.height, : self.width]
         self._rays = np.ascontiguousarray(np.moveaxis(rays, -1, 0))  # [2, height, width]
         self._planes = np.empty((_WORDS, self.height, self.width), np.float32)  # one per field of POINT
 

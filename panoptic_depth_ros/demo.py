@@ -35,6 +35,10 @@ def demo(bag: Path, out: Path, model: Path, rate: float, image_topic: str, conso
         RecordingError: the recording cannot be used, or one of the processes failed.
     """
     recording = out / "recording"
+    with Recording(bag) as source:  # before anything is removed
+        source.camera_topics(image_topic)
+    if recording.resolve() in (bag.resolve(), *bag.resolve().parents):
+        raise RecordingError(f"recording {bag}: the demo would replace it with its results; give another --out")
     for old in (recording, recording.with_name("recording.unfinished")):
         shutil.rmtree(old, ignore_errors=True)
     for picture in out.glob("frame_*.png"):

@@ -12,7 +12,7 @@ from typing import Any
 from panoptic_depth_ros.messages import MakeMessage
 from panoptic_depth_ros.timing import Percentiles
 
-OK, WARN, ERROR = b"\x00", b"\x01", b"\x02"  # diagnostic_msgs/DiagnosticStatus levels
+OK, WARN = b"\x00", b"\x01"  # diagnostic_msgs/DiagnosticStatus levels
 
 LATENCY = "latency"  # from the image's arrival at the node to its last output's publication
 

@@ -15,6 +15,7 @@ from panoptic_depth_ros.taxonomy import Taxonomy
 METADATA_KEY = "panoptic_depth"  # the ONNX metadata property that holds the manifest as JSON
 
 INPUT = "image"  # uint8 [B, h, w, 3] RGB
+MAX_SEGMENTS = 255  # segment ids are 8 bit, 0 is void
 OUTPUTS = ("segment_ids", "depth", "segment_category", "segment_score", "segment_area", "segment_depth")
 
 

@@ -116,10 +116,10 @@ class OutputMaps:
 
 def outlined(color: np.ndarray, segment_ids: np.ndarray) -> np.ndarray:
     """A copy of colors [h, w, 3] with white lines between segments, so that touching things stay apart."""
-    line = np.zeros_like(segment_ids, order="C")
-    line[1:] = cv2.compare(segment_ids[1:], segment_ids[:-1], cv2.CMP_NE)
-    line[:, 1:] |= cv2.compare(segment_ids[:, 1:], segment_ids[:, :-1], cv2.CMP_NE)
-    return cv2.bitwise_or(color, cv2.cvtColor(line, cv2.COLOR_GRAY2RGB))
+    above = np.concatenate([segment_ids[:1], segment_ids[:-1]])
+    left = np.concatenate([segment_ids[:, :1], segment_ids[:, :-1]], axis=1)
+    differs = [cv2.compare(segment_ids, other, cv2.CMP_NE) for other in (above, left)]
+    return cv2.bitwise_or(color, cv2.cvtColor(cv2.bitwise_or(*differs), cv2.COLOR_GRAY2RGB))
 
 
 def _border(segment_ids: np.ndarray) -> np.ndarray:

@@ -161,6 +161,9 @@ def rgb_from_compressed(message: Any) -> np.ndarray:
     return _DECODERS[raw_encoding][2](image)
 
 
+RGB_DECODERS: dict[str, Callable[[Any], np.ndarray]] = {IMAGE: rgb_from_image, COMPRESSED_IMAGE: rgb_from_compressed}
+
+
 def _decoded(data: np.ndarray, flags: int) -> np.ndarray | None:
     if not _is_whole(data):
         return None

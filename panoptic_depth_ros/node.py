@@ -28,10 +28,11 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from panoptic_depth_ros.camera import Calibration, CalibrationError, PinholeCamera
+from panoptic_depth_ros.camera import Calibration, CalibrationError, PinholeCamera, is_rectified_topic
 from panoptic_depth_ros.dds import prepare_for_large_messages
 from panoptic_depth_ros.diagnostics import OK, WARN, Health, LogThrottle, diagnostic_array
 from panoptic_depth_ros.engines import Engine, open_engine
+from panoptic_depth_ros.interrupt import interrupt_once
 from panoptic_depth_ros.mailbox import Mailbox
 from panoptic_depth_ros.manifest import ModelError
 from panoptic_depth_ros.maps import OutputMaps
@@ -103,17 +104,18 @@ class PanopticDepthNode(Node):
         self._calibration: Calibration | None = None
         self._camera_cache: tuple[Any, PinholeCamera | None] = (None, None)
         self._last_stamp: tuple[int, int] | None = None
-        self._last_input = time.monotonic()
 
         self.params: NodeParameters = declare(self)
         self._pipeline = self._open_pipeline(engine)
         self._messages = OutputMessages(make_message, self.params.cloud)
         self._outputs = self._advertise()
         self._inputs = self._subscribe()
-        self._rectified = self.params.image_is_rectified or self._topic_says_rectified()
+        topics = [subscription.topic_name for subscription in self._inputs.values()]
+        self._rectified = self.params.image_is_rectified or any(map(is_rectified_topic, topics))
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         # Steady: with use_sim_time and a paused bag a ROS timer would never fire.
         self.create_timer(_HEALTH_PERIOD_S, self._check_health, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._last_input = time.monotonic()  # loading the model is no silence
         self._worker.start()
 
     def destroy_node(self) -> None:
@@ -171,10 +173,6 @@ class PanopticDepthNode(Node):
         if transport in ("auto", "compressed"):
             subscriptions[COMPRESSED] = self._listen(CompressedImage, COMPRESSED, self._on_compressed)
         return subscriptions
-
-    def _topic_says_rectified(self) -> bool:
-        names = [s.topic_name.removesuffix("/compressed").rsplit("/", 1)[-1] for s in self._inputs.values()]
-        return any(name.startswith("image_rect") for name in names)
 
     def _listen(self, message_type: Any, topic: str, callback: Callable[[Any], None]) -> Subscription:
         overriding = QoSOverridingOptions.with_default_policies()
@@ -250,6 +248,8 @@ class PanopticDepthNode(Node):
                 self.health.failed += 1
                 self._warn(f"image dropped: {error}")
             except Exception as error:  # a vehicle keeps driving: the frame is lost, the node is not
+                if not self.context.ok():
+                    continue  # interrupted in the middle of a frame: nothing can be published any more
                 self.health.failed += 1
                 if self._throttle.allows(repr(error)):
                     self.get_logger().error(f"image dropped by an unexpected error:\n{traceback.format_exc()}")
@@ -311,7 +311,7 @@ class PanopticDepthNode(Node):
             return {name: self._messages.build(name, header, maps, camera) for name in group}
 
         with stopwatch.lap("messages"):
-            # The two groups share no map, so neither waits for the other or computes a thing twice. Publishing
+            # The two groups share no map but the image, so neither waits for the other or works twice. Publishing
             # meanwhile would gain nothing: it holds the interpreter lock.
             labels = self._helper.submit(build, [name for name in names if name not in NEEDS_CAMERA])
             messages = build([name for name in names if name in NEEDS_CAMERA]) | labels.result()
@@ -323,9 +323,13 @@ class PanopticDepthNode(Node):
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is interrupted; returns the process's exit code."""
     prepare_for_large_messages()
+    interrupt_once()
     rclpy.init(args=args)
     try:
         node = PanopticDepthNode()
+    except KeyboardInterrupt:
+        rclpy.try_shutdown()
+        return 0
     except (ModelError, ValueError, FileNotFoundError) as error:
         print(f"panoptic_depth: {error}", file=sys.stderr)
         rclpy.try_shutdown()

@@ -8,17 +8,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from panoptic_depth_ros.camera import Calibration, CalibrationError, PinholeCamera
+from panoptic_depth_ros.camera import Calibration, CalibrationError, PinholeCamera, is_rectified_topic
 from panoptic_depth_ros.diagnostics import OK, Health, diagnostic_array
 from panoptic_depth_ros.engines import Engine
 from panoptic_depth_ros.maps import OutputMaps
 from panoptic_depth_ros.messages import (
     PANOPTIC_INFO,
+    RGB_DECODERS,
     MessageError,
     calibration_from_info,
     panoptic_info_message,
-    rgb_from_compressed,
-    rgb_from_image,
 )
 from panoptic_depth_ros.outputs import TYPES, CloudOptions, OutputMessages, computable
 from panoptic_depth_ros.pipeline import Pipeline
@@ -54,7 +53,8 @@ def run(
         pipeline = Pipeline(engine)
         pipeline.warm_up()
         with write_recording(out) as writer:
-            frames = _Frames(pipeline, OutputMessages(make_message, CloudOptions()), writer, warn)
+            messages = OutputMessages(make_message, CloudOptions())
+            frames = _Frames(pipeline, messages, writer, is_rectified_topic(image_topic), warn)
             frames.write_info(recording)
             total, done = recording.counts[image_topic], 0
             for recorded, calibration in _images(recording, image_topic, info_topic):
@@ -83,11 +83,13 @@ class _Frames:
         pipeline: Pipeline,
         messages: OutputMessages,
         writer: RecordingWriter,
+        rectified: bool,
         warn: Callable[[str], None],
     ) -> None:
         self._pipeline = pipeline
         self._messages = messages
         self._writer = writer
+        self._rectified = rectified
         self._warn = warn
         self._health = Health()
         self._last_ns = 0
@@ -106,8 +108,7 @@ class _Frames:
         try:
             with stopwatch.lap("decode"):
                 message = recording.decode(recorded)
-                compressed = recorded.type_name.endswith("CompressedImage")
-                rgb = rgb_from_compressed(message) if compressed else rgb_from_image(message)
+                rgb = RGB_DECODERS[recorded.type_name](message)
         except (MessageError, RecordingError) as error:
             self._health.failed += 1
             self._warn(f"frame at {recorded.stamp_ns} ns left out: {error}")
@@ -128,7 +129,7 @@ class _Frames:
     def _camera(self, calibration: Calibration | None, height: int, width: int) -> PinholeCamera | None:
         try:
             problem = "no camera_info in the recording" if calibration is None else ""
-            camera = calibration.camera(height, width) if calibration else None
+            camera = calibration.camera(height, width, self._rectified) if calibration else None
         except CalibrationError as error:
             problem, camera = str(error), None
         if problem and problem != self._problem:

@@ -49,11 +49,13 @@ class NodeParameters:
         choices=OUTPUT_SIZES,
     )
     cloud_stride: int = parameter(
-        2, "Every how many pixels of the depth image a point is taken.", at_least=1, at_most=64
+        CloudOptions.stride, "Every how many pixels of the depth image a point is taken.", at_least=1, at_most=64
     )
-    cloud_max_depth: float = parameter(80.0, "Points farther than this are left out [m].", at_least=0.1, at_most=1e4)
+    cloud_max_depth: float = parameter(
+        CloudOptions.max_depth, "Points farther than this are left out [m].", at_least=0.1, at_most=1e4
+    )
     cloud_organized: bool = parameter(
-        True,
+        CloudOptions.organized,
         "true: one point per sampled pixel, NaN where there is none. false: a list of the finite points.",
     )
 

@@ -18,7 +18,14 @@ from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 from panoptic_depth_ros.dds import prepare_for_large_messages
-from panoptic_depth_ros.recording import Recorded, Recording, RecordingError, RecordingWriter, write_recording
+from panoptic_depth_ros.recording import (
+    Recorded,
+    Recording,
+    RecordingError,
+    RecordingWriter,
+    require_definition,
+    write_recording,
+)
 from panoptic_depth_ros.ros_types import MissingMessageError, message_class
 
 _DISCOVERY_PERIOD_S = 0.2
@@ -54,7 +61,12 @@ class Player:
         return publishers
 
     def wait_for_subscribers(self, topic: str, timeout_s: float) -> bool:
-        """Wait until somebody subscribes to a topic; False when nobody did in time."""
+        """Wait until somebody subscribes to one of the topics that are played; False when nobody did in time."""
+        if topic not in self._publishers:
+            played = ", ".join(self._publishers) or "none"
+            raise RecordingError(
+                f"cannot wait for a subscriber of {topic!r}: it is not played; topics played: {played}"
+            )
         deadline = time.monotonic() + timeout_s
         while self._publishers[topic].get_subscription_count() == 0:
             if time.monotonic() > deadline:
@@ -120,7 +132,8 @@ class Recorder:
     def _subscribe(self, topic: str, type_name: str, offered: list[QoSProfile]) -> None:
         try:
             kind = message_class(type_name)
-        except MissingMessageError as error:
+            require_definition(topic, type_name)
+        except (MissingMessageError, RecordingError) as error:
             self.node.get_logger().warning(f"{topic} is left out: {error}")
             return
         latched = all(qos.durability == DurabilityPolicy.TRANSIENT_LOCAL for qos in offered)

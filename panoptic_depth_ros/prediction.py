@@ -17,7 +17,6 @@ from panoptic_depth_ros.preprocess import Placement
 from panoptic_depth_ros.taxonomy import LABEL_DIVISOR, VOID_CATEGORY, VOID_PANOPTIC_ID, Taxonomy
 
 VOID = 0  # the segment id of pixels that belong to no segment
-MAX_SEGMENTS = 255  # segment ids are 8 bit, 0 is void
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rosbags.highlevel import AnyReader, AnyReaderError
+from rosbags.highlevel import AnyReader
 from rosbags.interfaces import (
     Connection,
     Nodetype,
@@ -25,7 +25,7 @@ from rosbags.interfaces import (
     QosTime,
 )
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
-from rosbags.rosbag2.errors import ReaderError, WriterError
+from rosbags.rosbag2.errors import WriterError
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
@@ -42,6 +42,9 @@ _VISION_MSGS = {
 
 class RecordingError(ValueError):
     """A recording cannot be read or written; the text names the file, what was expected and the remedy."""
+
+
+_RESTORE = "restore what is whole with 'mcap recover' or 'ros2 bag reindex', or record it again"
 
 
 @cache
@@ -72,10 +75,13 @@ class Recorded:
 
 
 def header_stamp(recorded: Recorded) -> tuple[int, int]:
-    """(seconds, nanoseconds) of the std_msgs/Header that a message starts with, without decoding the rest."""
+    """(seconds, nanoseconds) of the std_msgs/Header that a message starts with, without decoding the rest.
+
+    What a message was cut short of reads as 0, as if nobody had set it.
+    """
     # CDR: four bytes of encapsulation, the second of which is 1 for little endian, then the stamp's two integers.
-    order = "<" if recorded.data[1] & 1 else ">"
-    seconds, nanoseconds = struct.unpack_from(f"{order}iI", recorded.data, 4)
+    data = recorded.data[:12].ljust(12, b"\0")
+    seconds, nanoseconds = struct.unpack_from("<iI" if data[1] & 1 else ">iI", data, 4)
     return seconds, nanoseconds
 
 
@@ -95,8 +101,8 @@ class Recording:
         try:
             self._reader = AnyReader([folder], default_typestore=typestore())
             self._reader.open()
-        except (AnyReaderError, ReaderError, OSError, ValueError) as error:
-            raise RecordingError(f"recording {folder}: cannot be opened ({error})") from error
+        except Exception as error:  # rosbags' readers raise whatever the files make YAML, SQLite, struct and zstd do
+            raise RecordingError(f"recording {folder}: cannot be opened ({error}); {_RESTORE}") from error
 
     def __enter__(self) -> Recording:
         return self
@@ -114,23 +120,26 @@ class Recording:
         """Topic -> number of messages."""
         return {c.topic: c.msgcount for c in self._reader.connections}
 
-    @property
-    def duration_s(self) -> float:
-        return self._reader.duration / 1e9
-
     def is_latched(self, topic: str) -> bool:
         """Whether late subscribers of the topic were promised its last message."""
         profiles = [qos for c in self._reader.connections if c.topic == topic for qos in _offered_qos(c)]
         return any(qos.durability == QosDurability.TRANSIENT_LOCAL for qos in profiles)
 
     def messages(self, topics: Iterable[str] | None = None) -> Iterator[Recorded]:
-        """The messages of these topics (None: all) in the order of recording."""
+        """The messages of these topics (None: all) in the order of recording.
+
+        Raises:
+            RecordingError: the file is damaged from here on.
+        """
         chosen = None if topics is None else set(topics)
         connections = [c for c in self._reader.connections if chosen is None or c.topic in chosen]
         if not connections:
             return
-        for connection, stamp_ns, data in self._reader.messages(connections):
-            yield Recorded(connection.topic, connection.msgtype, stamp_ns, bytes(data))
+        try:
+            for connection, stamp_ns, data in self._reader.messages(connections):
+                yield Recorded(connection.topic, connection.msgtype, stamp_ns, bytes(data))
+        except Exception as error:  # see __init__
+            raise RecordingError(f"recording {self.path}: damaged ({error}); {_RESTORE}") from error
 
     def decode(self, recorded: Recorded) -> Any:
         """The message, with the fields of its ROS type. Raises RecordingError where its bytes do not fit the type."""
@@ -162,11 +171,12 @@ class Recording:
         # An image recorded raw and compressed is one camera's.
         cameras = [t for t in images if not t.endswith("/compressed") or t.removesuffix("/compressed") not in images]
         calibrated = [topic for topic in cameras if _info_beside(topic) in self.topics]
+        if not images:
+            raise RecordingError(f"recording {self.path}: no image topics; expected one of {', '.join(IMAGE_TYPES)}")
         candidates = calibrated if len(calibrated) == 1 else cameras
         if len(candidates) != 1:
             raise RecordingError(
-                f"recording {self.path}: {len(images)} image topics ({', '.join(images) or 'none'}); "
-                "name one with --image"
+                f"recording {self.path}: {len(images)} image topics ({', '.join(images)}); name one with --image"
             )
         return candidates[0]
 
@@ -199,6 +209,12 @@ def _qos(latched: bool) -> Qos:
     )
 
 
+def require_definition(topic: str, type_name: str) -> None:
+    """Raise RecordingError where messages of this type cannot be written."""
+    if type_name not in typestore().types:
+        raise RecordingError(f"topic {topic}: the definition of {type_name} is not known here; leave the topic out")
+
+
 class RecordingWriter:
     """Writes an MCAP rosbag2 that ``ros2 bag`` reads, with the message definitions inside."""
 
@@ -217,8 +233,7 @@ class RecordingWriter:
         self.counts[topic] = self.counts.get(topic, 0) + 1
 
     def _open(self, topic: str, type_name: str, latched: bool) -> Connection:
-        if type_name not in typestore().types:
-            raise RecordingError(f"topic {topic}: the definition of {type_name} is not known here; leave the topic out")
+        require_definition(topic, type_name)
         return self._writer.add_connection(
             topic, type_name, typestore=typestore(), offered_qos_profiles=[_qos(latched)]
         )
@@ -232,14 +247,17 @@ def write_recording(path: str | Path, *, compress: bool = False) -> Iterator[Rec
     whole. After an error or an interruption what was written stays there, readable.
 
     Raises:
-        RecordingError: the folder exists already.
+        RecordingError: the folder exists already, or cannot be written.
     """
-    path = Path(path)
+    path = Path(path).resolve()  # "." has a name, too
     unfinished = path.with_name(f"{path.name}.unfinished")
     for folder in (path, unfinished):
         if folder.exists():
             raise RecordingError(f"recording {folder}: exists already; choose another name or remove it")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecordingError(f"recording {path}: its folder cannot be made ({error}); choose another") from error
     writer = Writer(unfinished, version=8, storage_plugin=StoragePlugin.MCAP)
     if compress:
         writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
@@ -249,7 +267,7 @@ def write_recording(path: str | Path, *, compress: bool = False) -> Iterator[Rec
             yield RecordingWriter(writer)
         finally:
             writer.close()  # as a context manager it would leave a bag without metadata after an interruption
-    except WriterError as error:
+    except (WriterError, OSError) as error:
         raise RecordingError(
             f"recording {path}: cannot be written ({error}); what was written lies in {unfinished}"
         ) from error

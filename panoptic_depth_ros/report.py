@@ -13,7 +13,8 @@ from rich.table import Table
 
 from panoptic_depth_ros.cloud import POINT
 from panoptic_depth_ros.diagnostics import LATENCY
-from panoptic_depth_ros.messages import COMPRESSED_IMAGE, rgb_from_compressed, rgb_from_image
+from panoptic_depth_ros.messages import RGB_DECODERS, rgb_from_image
+from panoptic_depth_ros.offline import PREFIX
 from panoptic_depth_ros.outputs import DEPTH, OVERLAY, POINTS
 from panoptic_depth_ros.recording import Recorded, Recording, RecordingError, header_stamp
 from panoptic_depth_ros.visualize import birds_eye, depth_color, mosaic
@@ -30,7 +31,7 @@ class RunReport:
     frames_out: int
     dropped: int
     failed: int
-    seconds: float  # from the first to the last output, by the clock of the recorder
+    seconds: float  # from the first to the last output, by the recording's clock
     engine: str
     times_ms: dict[str, tuple[float, float]]  # stage -> p50, p95
 
@@ -71,10 +72,12 @@ def _output_topic(recording: Recording, name: str) -> str:
 
 
 def _last_status(recording: Recording) -> Any:
-    statuses = [recorded for recorded in recording.messages(["/diagnostics"])]
-    if not statuses:
-        raise RecordingError(f"recording {recording.path}: nothing on /diagnostics")
-    return recording.decode(statuses[-1]).status[0]
+    """The node's last DiagnosticStatus; others may report on the same topic."""
+    for recorded in reversed(list(recording.messages(["/diagnostics"]))):
+        for status in recording.decode(recorded).status:
+            if status.name.endswith(PREFIX):
+                return status
+    raise RecordingError(f"recording {recording.path}: nothing from {PREFIX} on /diagnostics; did the node run?")
 
 
 def report_table(report: RunReport, title: str) -> Table:
@@ -84,7 +87,7 @@ def report_table(report: RunReport, title: str) -> Table:
     table.add_row("frames out", str(report.frames_out), "")
     table.add_row("frames dropped (newer one came)", str(report.dropped), "")
     table.add_row("frames failed", str(report.failed), "")
-    table.add_row("rate (frames/s)", f"{report.rate_hz:.1f}", "")
+    table.add_row("frames per second of the recording", f"{report.rate_hz:.1f}", "")
     for name, (p50, p95) in report.times_ms.items():
         label = "latency, arrival to last output (ms)" if name == LATENCY else f"  {name} (ms)"
         table.add_row(label, f"{p50:.1f}", f"{p95:.1f}")
@@ -116,8 +119,7 @@ def _spread(count: int, length: int) -> list[int]:
 
 
 def _rgb(recording: Recording, recorded: Recorded) -> np.ndarray:
-    decode = rgb_from_compressed if recorded.type_name == COMPRESSED_IMAGE else rgb_from_image
-    return decode(recording.decode(recorded))
+    return RGB_DECODERS[recorded.type_name](recording.decode(recorded))
 
 
 def _frames(recording: Recording) -> dict[tuple[int, int], dict[str, Recorded]]:
@@ -142,7 +144,8 @@ def _picture(messages: dict[str, Any], rgb: np.ndarray, colors: np.ndarray) -> n
     if POINTS in messages:
         cloud = np.frombuffer(messages[POINTS].data, POINT)
         points = np.stack([cloud["x"], cloud["y"], cloud["z"]], axis=-1)
-        panels.append(("cloud from above", birds_eye(points, colors[cloud["label"]], *rgb.shape[:2])))
+        height = round(_PANEL_WIDTH * rgb.shape[0] / rgb.shape[1])
+        panels.append(("cloud from above", birds_eye(points, colors[cloud["label"]], height, _PANEL_WIDTH)))
     return mosaic(panels, _PANEL_WIDTH)
 
 

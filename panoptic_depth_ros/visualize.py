@@ -49,7 +49,7 @@ def depth_color(depth: np.ndarray, max_depth: float) -> np.ndarray:
 
 
 def birds_eye(
-    points: np.ndarray, colors: np.ndarray, height: int, width: int, ahead: float = 50.0, roof: float = 2.5
+    points: np.ndarray, colors: np.ndarray, height: int, width: int, ahead: float = 40.0, roof: float = 2.5
 ) -> np.ndarray:
     """A cloud seen from above as RGB [height, width, 3] uint8, the camera at the middle of the lower edge.
 
@@ -88,5 +88,8 @@ def mosaic(panels: Sequence[tuple[str, np.ndarray]], width: int) -> np.ndarray:
 
 
 def _write(picture: np.ndarray, text: str, at: tuple[int, int], size: float = 0.4) -> None:
-    for color, thickness in (((0, 0, 0), 3), (_INK, 1)):
-        cv2.putText(picture, text, at, cv2.FONT_HERSHEY_SIMPLEX, size, color, thickness, cv2.LINE_AA)
+    """Text on a dark plate; ``at`` is the left end of its baseline."""
+    (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, 1)
+    (x, y), margin = at, 3
+    cv2.rectangle(picture, (x - margin, y - height - margin), (x + width + margin, y + below), (18, 18, 18), cv2.FILLED)
+    cv2.putText(picture, text, at, cv2.FONT_HERSHEY_SIMPLEX, size, _INK, 1, cv2.LINE_AA)

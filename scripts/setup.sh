@@ -81,7 +81,7 @@ missing_build_tool() {
 }
 
 # What .venv is made for: another value, and it is made anew.
-base() { echo "$root, $("$python" --version) ($python), ROS: $ros $ROS_DISTRO"; }
+base() { echo "$root, $("$python" --version) ($python), ROS: $ros${ROS_DISTRO:+ $ROS_DISTRO}"; }
 
 # What the set-up depends on: another value, and it runs again.
 fingerprint() {

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from panoptic_depth_ros.manifest import INPUT, OUTPUTS, Manifest, ModelError, read_manifest
+from panoptic_depth_ros.manifest import INPUT, MAX_SEGMENTS, OUTPUTS, Manifest, ModelError, read_manifest
 
 _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 _DTYPES = {
@@ -74,6 +74,6 @@ def _check_contract(path: str | Path, session: onnxruntime.InferenceSession, man
         raise ModelError(f"model {path}: its inputs are {inputs}; its manifest says one uint8 image [B, {h}, {w}, 3]")
     for name in OUTPUTS:
         kind, shape = outputs.get(name, ("missing", []))
-        fits = shape[1:] == [h, w] if name in ("segment_ids", "depth") else len(shape) == 2
+        fits = shape[1:] == [h, w] if name in ("segment_ids", "depth") else len(shape) == 2 and shape[1] <= MAX_SEGMENTS
         if kind != _DTYPES[name] or not fits:
             raise ModelError(f"model {path}: output {name} is {kind} {shape}; the contract says {_DTYPES[name]}")

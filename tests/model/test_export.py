@@ -124,7 +124,7 @@ def test_nothing_is_written_when_the_graph_differs_from_the_network(
     torch.nn.init.constant_(network.location_head.regions.bias, -20.0)  # this one finds no stuff
     save_weights(tmp_path / "other.pt", network, facts)
     monkeypatch.setattr(exporting, "onnx_model", lambda *_: onnx.load(model_path))
-    with pytest.raises(exporting.ExportError, match="not written: on image 0, 1"):
+    with pytest.raises(exporting.ExportError, match=r"not written: on image \d"):
         export(tmp_path / "other.pt", tmp_path / "model.onnx")
     assert not (tmp_path / "model.onnx").exists()
 

@@ -2,8 +2,9 @@
 from __future__ import annotations
 
 import re
+import signal
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,14 @@ def opened(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> Engine:
     """The engine that every model path opens."""
     monkeypatch.setattr(demo, "open_engine", lambda *_: engine)
     return engine
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_before() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
@@ -85,9 +94,11 @@ def test_a_model_that_cannot_be_opened_is_named(
         (["play", "bag", "--rate", "-1"], "--rate: .*-1"),
         (["play", "bag", "--rate", "nan"], "--rate: .*nan"),
         (["play", "bag", "--rate", "inf"], "--rate: .*inf"),
-        (["play", "bag", "--rate", "fast"], "--rate: .*fast"),
         (["play", "bag", "--wait", "0"], "--wait: .*0"),
+        (["play", "bag", "--rate", "fast"], "--rate: fast is not a number above 0"),
         (["play", "bag", "--delay", "soon"], "--delay: .*soon"),
+        (["play", "bag", "--delay", "-1"], "--delay: .*-1"),
+        (["play", "bag", "--delay", "nan"], "--delay: .*nan"),
         (["run", "bag", "out", "--speed", "2"], "unrecognized arguments: --speed 2"),
     ],
 )
@@ -106,3 +117,25 @@ def test_interruption_is_exit_code_130(bag: Path, tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(demo, "open_engine", interrupt)
     assert main(["run", str(bag), str(tmp_path / "out"), "--model", "m.onnx"]) == 130
+
+
+def test_a_demo_removes_old_results_only_for_a_recording_that_can_be_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = tmp_path / "recording" / "metadata.yaml"
+    old.parent.mkdir()
+    old.write_text("of another run")
+    assert main(["demo", str(tmp_path / "absent"), "--out", str(tmp_path), "--model", "m.onnx"]) == 1
+    assert "absent: there is no such file or folder" in capsys.readouterr().err
+    assert old.read_text() == "of another run"
+
+
+@pytest.mark.parametrize("part", ["", "bag.db3"])
+def test_a_demo_does_not_replace_its_own_input(
+    write_bag: Callable[..., Path], bag: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], part: str
+) -> None:
+    source = bag.rename(tmp_path / "recording")
+    assert main(["demo", str(source / part), "--out", str(tmp_path), "--model", "m.onnx"]) == 1
+    assert "the demo would replace it with its results; give another --out" in capsys.readouterr().err
+    with Recording(source) as recording:
+        assert recording.counts == {"/camera/image": 1}

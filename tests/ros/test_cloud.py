@@ -134,3 +134,17 @@ def test_a_cloud_without_depth_is_refused(predict_segments: Callable[..., Predic
     maps = OutputMaps(predict_segments(np.ones((4, 6)), None, [ROAD]), np.zeros((4, 6, 3), np.uint8), 4, 6)
     with pytest.raises(ValueError, match="needs depth"):
         fill(maps, plain(4, 6), 1)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (3, 40), (40, 3)])
+def test_an_image_smaller_than_the_stride_still_has_its_first_point(
+    scene: Callable[..., OutputMaps], size: tuple[int, int]
+) -> None:
+    maps = scene(*size)
+    maps.prediction.depth[0, 0] = 12.5  # type: ignore[index]
+    cloud = fill(maps, plain(*size), 16)
+    assert cloud.shape == (max(1, size[0] // 16), max(1, size[1] // 16))
+    first, (r, g, b) = cloud[0, 0], maps.rgb[0, 0].astype(int)
+    assert first["z"] == 12.5
+    assert first["label"] == LABELS[maps.prediction.segment_ids[0, 0]]
+    assert first["rgb"] == r << 16 | g << 8 | b

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from panoptic_depth_ros import diagnostics
-from panoptic_depth_ros.diagnostics import ERROR, OK, WARN, Health, LogThrottle, diagnostic_array
+from panoptic_depth_ros.diagnostics import OK, WARN, Health, LogThrottle, diagnostic_array
 from panoptic_depth_ros.messages import MakeMessage
 
 
@@ -48,7 +48,7 @@ def test_health_before_the_first_frame_has_no_times() -> None:
     assert not [key for key in Health().values(0, 0) if "[ms]" in key]
 
 
-@pytest.mark.parametrize(("level", "number"), [(OK, 0), (WARN, 1), (ERROR, 2)])
+@pytest.mark.parametrize(("level", "number"), [(OK, 0), (WARN, 1)])
 def test_a_status_survives_the_wire(
     make: MakeMessage, over_the_wire: Callable[..., Any], level: bytes, number: int
 ) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from panoptic_depth_ros.maps import OutputMaps
+from panoptic_depth_ros.maps import OutputMaps, outlined
 from panoptic_depth_ros.prediction import Prediction
 
 ROAD, SKY, CAR, PERSON = range(4)
@@ -132,3 +132,10 @@ def test_without_a_camera_there_is_no_depth(maps_at: Callable[..., OutputMaps]) 
     assert maps.depth is None
     with pytest.raises(ValueError, match="no depth"):
         maps.depth_into(np.zeros((8, 10), np.float32))
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (5, 1), (1, 1)])
+def test_a_picture_of_one_row_or_column_is_outlined_too(shape: tuple[int, int]) -> None:
+    ids = np.arange(5, dtype=np.uint8)[: shape[0] * shape[1]].reshape(shape)
+    lines = outlined(np.zeros((*shape, 3), np.uint8), ids)
+    assert (lines[..., 0].ravel() == [0, 255, 255, 255, 255][: ids.size]).all()

@@ -31,6 +31,8 @@ from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy  # noqa: E402
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2  # noqa: E402
 
+from panoptic_depth_ros.player import Recorder  # noqa: E402
+
 TOPICS = ("semantic", "panoptic", "panoptic_color", "overlay", "depth/image", "depth/camera_info", "points", "segments")
 OUTPUT = "/panoptic_depth/output"
 FRAMES = 6
@@ -62,6 +64,9 @@ class Process:
 
     def wait(self, timeout: float) -> int:
         return self._process.wait(timeout)
+
+    def send(self, number: int) -> None:
+        self._process.send_signal(number)
 
     def stop(self) -> int:
         if self._process.poll() is None:
@@ -274,16 +279,18 @@ def test_nothing_is_computed_for_topics_that_nobody_listens_to(node: Process, pe
 def test_outputs_are_reliable_the_info_is_latched_and_inputs_take_any_sensor(node: Process, peer: Peer) -> None:
     from panoptic_depth.msg import PanopticInfo
 
-    peer.advertise(Image, "/panoptic_depth/input/image")
     topics = [f"{OUTPUT}/{name}" for name in TOPICS]
     peer.until(lambda: all(peer.node.count_publishers(topic) == 1 for topic in topics), "all outputs", START_S)
+    # Nobody publishes images here: where raw ones are offered, the node leaves the compressed ones.
+    inputs = [f"/panoptic_depth/input/{name}" for name in ("image", "image/compressed", "camera_info")]
+    peer.until(lambda: all(peer.node.count_subscribers(topic) == 1 for topic in inputs), "all inputs", START_S)
     for name in TOPICS:
         (offer,) = peer.node.get_publishers_info_by_topic(f"{OUTPUT}/{name}")
         assert offer.qos_profile.reliability == ReliabilityPolicy.RELIABLE, name
         assert offer.qos_profile.durability == DurabilityPolicy.VOLATILE, name
-    for name in ("image", "image/compressed", "camera_info"):
-        (taker,) = peer.node.get_subscriptions_info_by_topic(f"/panoptic_depth/input/{name}")
-        assert taker.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT, name
+    for topic in inputs:
+        (taker,) = peer.node.get_subscriptions_info_by_topic(topic)
+        assert taker.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT, topic
     peer.listen(PanopticInfo, f"{OUTPUT}/panoptic_info", DurabilityPolicy.TRANSIENT_LOCAL)
     peer.until(lambda: len(peer.received[f"{OUTPUT}/panoptic_info"]) == 1, "the latched info", FRAME_S)
     info = peer.received[f"{OUTPUT}/panoptic_info"][0]
@@ -339,6 +346,47 @@ def test_every_bad_input_is_named_once_and_the_node_goes_on(node: Process, peer:
         assert log.count(text) == 1, f"{text!r} in\n{log}"
     assert log.count("fx=0, fy=0: the camera is not calibrated") == 1, log
     assert "Traceback" not in log
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_node_that_is_ended_amid_frames_says_nothing_of_it(tmp_path: Path, peer: Peer, number: int) -> None:
+    process = Process(tmp_path, "node", "panoptic_depth_ros.node")
+    try:
+        peer.listen(Image, f"{OUTPUT}/overlay")
+        images = peer.advertise(Image, "/panoptic_depth/input/image")
+        rgb = np.full((HEIGHT, WIDTH, 3), 90, np.uint8)
+        images.publish(image_message(1, rgb))
+        peer.until(lambda: len(peer.received[f"{OUTPUT}/overlay"]) == 1, "the first overlay", FRAME_S)
+        for frame in range(2, 40):
+            images.publish(image_message(frame, rgb))
+        process.send(number)
+        process.send(number)  # as from the terminal and from a parent
+        assert process.wait(30) == 0, process.log.read_text()
+    finally:
+        process.stop()
+    log = process.log.read_text()
+    assert "Traceback" not in log
+    assert "image dropped" not in log
+
+
+def test_a_recorder_leaves_out_what_it_cannot_define(tmp_path: Path, peer: Peer) -> None:
+    from std_msgs.msg import String
+
+    newer = pytest.importorskip("service_msgs.msg", reason="needs a type that recordings have no definition of")
+    strange = peer.node.create_publisher(newer.ServiceEventInfo, "/test/strange", 10)
+    words = peer.node.create_publisher(String, "/test/words", 10)
+    with write_recording(tmp_path / "out") as writer:
+        recorder = Recorder(writer, "/test/.*")
+        try:
+            spinner = SingleThreadedExecutor()
+            spinner.add_node(recorder.node)
+            peer.until(lambda: words.get_subscription_count() > 0 or spinner.spin_once(0.05), "the recorder", START_S)
+            strange.publish(newer.ServiceEventInfo())
+            words.publish(String(data="x"))
+            peer.until(lambda: bool(writer.counts) or spinner.spin_once(0.05), "a recorded message", FRAME_S)
+        finally:
+            recorder.node.destroy_node()
+    assert writer.counts == {"/test/words": 1}
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from panoptic_depth_ros.diagnostics import diagnostic_array
 from panoptic_depth_ros.engines import Engine
 from panoptic_depth_ros.offline import run
 from panoptic_depth_ros.outputs import NEEDS_CAMERA, TYPES
@@ -19,7 +20,9 @@ from panoptic_depth_ros.recording import (
     header_stamp,
     make_header,
     make_message,
+    make_stamp,
     typestore,
+    write_recording,
 )
 from panoptic_depth_ros.report import read_report, write_pictures
 
@@ -123,6 +126,33 @@ def test_the_first_camera_info_counts_from_the_start_and_a_later_one_from_then_o
     run(bag, tmp_path / "out", engine)
     infos = outputs(tmp_path / "out")["/panoptic_depth/output/depth/camera_info"]
     assert [info.k[0] for info in infos] == [16.0, 16.0, 48.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "focal_length"), [("image_raw", 16.0), ("image_rect", 20.0), ("image_rect_color", 20.0)]
+)
+def test_images_that_their_topic_calls_rectified_have_the_camera_of_p(
+    write_bag: Callable[..., Path], tmp_path: Path, engine: Engine, name: str, focal_length: float
+) -> None:
+    info = camera_info(0, 16.0)
+    info[3].p[[0, 5]] = 20.0
+    _, kind, stamp_ns, message = image(1)
+    run(write_bag([info, (f"/camera/{name}", kind, stamp_ns, message)]), tmp_path / "out", engine)
+    [depth_info] = outputs(tmp_path / "out")["/panoptic_depth/output/depth/camera_info"]
+    assert depth_info.k[0] == focal_length
+
+
+def test_a_report_reads_the_nodes_own_diagnostics_among_others(
+    write_bag: Callable[..., Path], tmp_path: Path, engine: Engine
+) -> None:
+    bag = write_bag([camera_info(0, 16.0), image(1)])
+    run(bag, tmp_path / "out", engine)
+    other = diagnostic_array(make_message, make_stamp(0), "camera driver", "usb", b"\0", "fine", {"temperature": "40"})
+    with Recording(tmp_path / "out") as ours, write_recording(tmp_path / "mixed") as mixed:
+        for recorded in ours.messages():
+            mixed.write(recorded.topic, recorded.type_name, recorded.stamp_ns, recorded.data)
+        mixed.write("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", 9 * SECOND, other)
+    assert read_report(bag, tmp_path / "mixed") == read_report(bag, tmp_path / "out")
 
 
 def test_a_corrupt_frame_is_left_out_and_the_others_go_on(

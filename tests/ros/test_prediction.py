@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from panoptic_depth_ros.camera import PinholeCamera
-from panoptic_depth_ros.manifest import Manifest
-from panoptic_depth_ros.prediction import MAX_SEGMENTS, VOID_CATEGORY, Prediction, number_instances, predict
+from panoptic_depth_ros.manifest import MAX_SEGMENTS, Manifest
+from panoptic_depth_ros.prediction import VOID_CATEGORY, Prediction, number_instances, predict
 from panoptic_depth_ros.preprocess import place
 from panoptic_depth_ros.taxonomy import VOID_PANOPTIC_ID, Taxonomy
 

@@ -42,10 +42,10 @@ def test_a_batch_is_learned_by_heart(frames):
     samples = TrainingSamples(images, taxonomy, height=64, width=96, focal_length_px=80.0, seed=0)
     image, targets = default_collate([samples[k] for k in range(4)])
     torch.manual_seed(0)
-    network = PanopticDepth(replace(PRESETS["compact"], width=32)).train()
+    network = PanopticDepth(replace(PRESETS["compact"], width=16)).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
     history = []
-    for _ in range(25):
+    for _ in range(15):
         losses = panoptic_depth_losses(network, network(network.normalized(image)), targets, LossWeights())
         optimizer.zero_grad()
         losses.total.backward()

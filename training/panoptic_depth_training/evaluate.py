@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ import torch
 
 from panoptic_depth_model.deployable import Deployable
 from panoptic_depth_model.panoptic_depth import PanopticDepth
-from panoptic_depth_model.weights import load_weights
+from panoptic_depth_model.weights import load_weights, save_weights
 from panoptic_depth_ros.taxonomy import LABEL_DIVISOR, VOID_PANOPTIC_ID
 from panoptic_depth_training.augment import depth_at_focal_length, fitted
 from panoptic_depth_training.data import open_dataset
@@ -154,10 +154,15 @@ def main() -> None:
     parser.add_argument("weights", type=Path, help="weights written by panoptic_depth_training.train")
     parser.add_argument("--data", required=True, help="synthetic:FOLDER")
     parser.add_argument("--count", type=int, default=50, help="how many images (default %(default)s)")
+    parser.add_argument("--record", action="store_true", help="write the scores into the weights file")
     options = parser.parse_args()
     try:
-        network, facts = load_weights(options.weights)
-        print(table(evaluate(network, ModelFacts.from_dict(facts), options.data, options.count)))
+        network, stored = load_weights(options.weights)
+        facts = ModelFacts.from_dict(stored)
+        scores = evaluate(network, facts, options.data, options.count)
+        print(table(scores))
+        if options.record:
+            save_weights(options.weights, network, replace(facts, scores=facts.scores | scores).to_dict())
     except (ValueError, OSError) as error:
         sys.exit(f"evaluate: {error}")
 

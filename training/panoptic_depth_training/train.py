@@ -16,8 +16,9 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,26 +40,31 @@ REPORT_EVERY_S = 10.0
 CHECKPOINT_EVERY_S = 300.0
 
 
+def option(default: Any, text: str) -> Any:
+    """A field of the config that is also an option of the command line."""
+    return field(default=default, metadata={"help": text})
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
     """What decides the trained weights; stored with every checkpoint."""
 
-    preset: str = "compact"
-    data: str = ""
-    start_from: str = ""  # weights to begin with instead of random ones
-    height: int = 256
-    width: int = 512
-    focal_length_px: float = 480.0  # at this size; depth is learned as this camera would see it
-    steps: int = 3000
-    batch: int = 8
-    half_size_steps: int = 0  # first steps at half height and width and twice the batch: half the cost
-    learning_rate: float = 1e-3
-    warmup_steps: int = 100
-    weight_decay: float = 0.01
-    max_gradient_norm: float = 10.0
-    mask_weight: float = 4.0
-    depth_weight: float = 5.0
-    seed: int = 0
+    preset: str = option("compact", f"network size: {', '.join(PRESETS)}")
+    data: str = option("", "labeled images, synthetic:FOLDER")
+    start_from: str = option("", "weights to begin with instead of random ones")
+    height: int = option(256, "network input height [px]")
+    width: int = option(512, "network input width [px]")
+    focal_length_px: float = option(480.0, "depth is learned as a camera of this focal length would see it")
+    steps: int = option(3000, "optimizer steps in all")
+    batch: int = option(8, "images a step")
+    half_size_steps: int = option(0, "first steps at half height and width, twice the batch, half the cost")
+    learning_rate: float = option(1e-3, "highest learning rate")
+    warmup_steps: int = option(100, "steps until it is reached")
+    weight_decay: float = option(0.01, "of AdamW")
+    max_gradient_norm: float = option(10.0, "larger gradients are scaled down")
+    mask_weight: float = option(4.0, "of the mask losses")
+    depth_weight: float = option(5.0, "of the depth losses")
+    seed: int = option(0, "of weights and augmentation")
 
     def __post_init__(self) -> None:
         check_size(self.height, self.width)
@@ -211,9 +217,12 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[TrainingConfig,
         description=__doc__.splitlines()[0], prog="python -m panoptic_depth_training.train"
     )
     parser.add_argument("folder", type=Path, metavar="OUT_DIR", help="where checkpoint and weights go")
-    for option in fields(TrainingConfig):
+    for entry in fields(TrainingConfig):
         parser.add_argument(
-            f"--{option.name.replace('_', '-')}", type=type(option.default), default=option.default
+            f"--{entry.name.replace('_', '-')}",
+            type=type(entry.default),
+            default=entry.default,
+            help=f"{entry.metadata['help']} (default: {entry.default!r})",
         )
     parser.add_argument("--holdout", default="", help="images to score the trained network on, like --data")
     parser.add_argument(

@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ctrl-C and SIGTERM end a program alike, and a second one does not cut its ending short."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def interrupt_once() -> None:
+    """Let the first of these signals raise KeyboardInterrupt, and the others do nothing.
+
+    A program often gets several: from the terminal, from its parent, from an impatient user. Its recording must be
+    closed all the same. Call it before rclpy.init, which passes signals on.
+    """
+    for number in _SIGNALS:
+        signal.signal(number, _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    for each in _SIGNALS:
+        signal.signal(each, lambda *_: None)  # SIG_IGN would be inherited by processes that are started later
+    raise KeyboardInterrupt
