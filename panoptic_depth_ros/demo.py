@@ -19,12 +19,12 @@ from rich.console import Console
 from rich.progress import Progress
 
 from panoptic_depth_ros.engines import open_engine
-from panoptic_depth_ros.offline import run
+from panoptic_depth_ros.offline import PREFIX, run
+from panoptic_depth_ros.outputs import SEGMENTS, TYPES
 from panoptic_depth_ros.recording import Recording, RecordingError
 from panoptic_depth_ros.report import read_report, report_table, write_pictures
 
 _READY_S = 60.0
-_DISCOVERY_S = 2.0
 _QUIET_S = 2.0
 
 
@@ -91,13 +91,21 @@ def _run_on_topics(bag: Path, out: Path, model: Path, rate: float, image_topic: 
         recorder = processes.start(
             "recorder", [*command, "record", str(out), "--topics", r"/panoptic_depth/.*|/diagnostics"]
         )
+        _wait_until_recorded(processes)
         console.print(f"playing {bag}")
         player = [*command, "play", str(bag), "--rate", str(rate)]
-        # The node's subscription says that it is up; the recorder finds its topics shortly after.
-        player += ["--wait-for", image_topic, "--wait", str(_READY_S), "--delay", str(_DISCOVERY_S)]
+        # The best-effort subscriber may know the player a little later than the player knows it: hence the delay.
+        player += ["--wait-for", image_topic, "--wait", str(_READY_S), "--delay", "1"]
         processes.wait_for(processes.start("player", player))
         time.sleep(_QUIET_S)  # the last frame, and one more diagnostics message that counts it
         processes.stop(recorder)
+
+
+def _wait_until_recorded(processes: _Processes) -> None:
+    from panoptic_depth_ros.player import wait_for_takers
+
+    topics = [f"{PREFIX}/output/{name}" for name in TYPES if name != SEGMENTS]  # whose type may not be built
+    wait_for_takers(topics, _READY_S, processes.check)
 
 
 class _Processes:
@@ -122,14 +130,18 @@ class _Processes:
         """Wait until a process ends by itself; RecordingError if it, or one of the others meanwhile, fails."""
         process = self._processes[name]
         while process.poll() is None:
-            for other, running in self._processes.items():
-                if other != name and running.poll() is not None:
-                    raise RecordingError(
-                        f"the {other} ended early, with exit code {running.returncode}; see its lines above"
-                    )
+            self.check(but=name)
             time.sleep(0.1)
         if process.returncode != 0:
             raise RecordingError(f"the {name} failed with exit code {process.returncode}; see its lines above")
+
+    def check(self, but: str = "") -> None:
+        """RecordingError if a process other than ``but`` has ended."""
+        for name, process in self._processes.items():
+            if name != but and process.poll() is not None:
+                raise RecordingError(
+                    f"the {name} ended early, with exit code {process.returncode}; see its lines above"
+                )
 
     def stop(self, name: str) -> None:
         """Interrupt a process as Ctrl-C does and wait until it has put its things in order."""

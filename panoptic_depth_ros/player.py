@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -169,6 +169,23 @@ def play(path: Path, rate: float, topics: list[str] | None, start: Start) -> dic
             return player.play()
         finally:
             player.close()
+
+
+def wait_for_takers(topics: Iterable[str], timeout_s: float, check: Callable[[], None]) -> None:
+    """Wait until each of these topics has a subscriber; ``check`` is called meanwhile and may raise.
+
+    Raises:
+        RecordingError: one of them had none in time.
+    """
+    topics, deadline = list(topics), time.monotonic() + timeout_s
+    with _ros():
+        node = Node("panoptic_depth_watch")
+        while missing := [topic for topic in topics if node.count_subscribers(topic) == 0]:
+            check()
+            if time.monotonic() > deadline:
+                raise RecordingError(f"nobody subscribed to {', '.join(missing)} within {timeout_s:g} s")
+            time.sleep(0.1)
+        node.destroy_node()
 
 
 def record(path: Path, pattern: str) -> dict[str, int]:

@@ -177,7 +177,7 @@ def write_drive(path: Path, images: list[np.ndarray], encoding: str) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["bgr8", "png"])
-def test_a_drive_through_player_node_and_recorder_comes_out_whole(tmp_path: Path, encoding: str) -> None:
+def test_a_drive_through_player_node_and_recorder_comes_out_whole(tmp_path: Path, peer: Peer, encoding: str) -> None:
     images = drive_images()
     write_drive(tmp_path / "drive", images, encoding)
     image_topic = "/front/image_raw" + ("/compressed" if encoding == "png" else "")
@@ -187,8 +187,10 @@ def test_a_drive_through_player_node_and_recorder_comes_out_whole(tmp_path: Path
     cli = "panoptic_depth_ros.cli"
     recorder = Process(tmp_path, "recorder", cli, "record", str(tmp_path / "out"), "--topics", "/panoptic_depth/.*")
     try:
-        waiting = ["--wait-for", image_topic, "--wait", "60", "--delay", "3"]
-        player = Process(tmp_path, "player", cli, "play", str(tmp_path / "drive"), "--rate", "0.8", *waiting)
+        topics = [f"{OUTPUT}/{name}" for name in TOPICS]
+        peer.until(lambda: all(peer.node.count_subscribers(topic) == 1 for topic in topics), "the recorder", START_S)
+        waiting = ["--wait-for", image_topic, "--wait", "60", "--delay", "1"]
+        player = Process(tmp_path, "player", cli, "play", str(tmp_path / "drive"), "--rate", "0.6", *waiting)
         assert player.wait(120) == 0, player.log.read_text()
         time.sleep(2)
     finally:
