@@ -85,6 +85,7 @@ class Peer:
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self.node)
         self.received: dict[str, list[Any]] = {}
+        self._stamp = 0
 
     def listen(self, kind: Any, topic: str, durability: DurabilityPolicy = DurabilityPolicy.VOLATILE) -> None:
         self.received[topic] = []
@@ -97,11 +98,29 @@ class Peer:
             assert time.monotonic() < deadline, f"waited {timeout} s for {what}"
             self._executor.spin_once(timeout_sec=0.05)
 
+    def ask(self, publisher: Any, message: Any, condition: Callable[[], bool], what: str) -> None:
+        """Publish a message until it had its effect: best effort may lose one, and discovery takes its time."""
+        deadline = time.monotonic() + START_S
+        while not condition():
+            assert time.monotonic() < deadline, f"waited {START_S} s for {what}"
+            self._stamp += 1
+            message.header.stamp.sec = self._stamp
+            publisher.publish(message)
+            patience = time.monotonic() + 2
+            while time.monotonic() < patience and not condition():
+                self._executor.spin_once(timeout_sec=0.05)
+
     def advertise(self, kind: Any, topic: str) -> Any:
         publisher = self.node.create_publisher(kind, topic, 10)
         self.until(lambda: publisher.get_subscription_count() > 0, f"a subscriber on {topic}", START_S)
         time.sleep(1)  # the best-effort subscriber may know the publisher later than the publisher knows it
         return publisher
+
+    def latest(self, key: str) -> int:
+        """A count in the latest diagnostics; 0 before the first."""
+        messages = self.received["/diagnostics"]
+        values = {pair.key: pair.value for pair in messages[-1].status[0].values} if messages else {}
+        return int(values.get(key, 0))
 
     def status(self) -> dict[str, str]:
         """The next diagnostics from now."""
@@ -262,20 +281,17 @@ def test_nothing_is_computed_for_topics_that_nobody_listens_to(node: Process, pe
     images = peer.advertise(Image, "/panoptic_depth/input/image")
     infos = peer.advertise(CameraInfo, "/panoptic_depth/input/camera_info")
     infos.publish(camera_info(CameraInfo()))
-    for number in range(3):
-        images.publish(image_message(number + 1, rgb))
-        peer.until(lambda seen=number: int(peer.status()["frames received"]) > seen, "the frame's arrival", FRAME_S)
+    message = image_message(1, rgb)
+    peer.ask(images, message, lambda: peer.latest("frames received") >= 3, "three frames' arrival")
     status = peer.status()
-    assert (status["frames skipped (nobody listens)"], status["frames processed"]) == ("3", "0")
+    assert status["frames skipped (nobody listens)"] == status["frames received"]
+    assert status["frames processed"] == "0"
     assert not any(key.startswith(("engine", "messages")) for key in status)
 
     peer.listen(Image, f"{OUTPUT}/semantic")
-    peer.until(lambda: peer.node.count_subscribers(f"{OUTPUT}/semantic") == 1, "the subscription", START_S)
-    time.sleep(1)  # until the node has seen it too
-    images.publish(image_message(9, rgb))
-    peer.until(lambda: len(peer.received[f"{OUTPUT}/semantic"]) == 1, "the semantic image", FRAME_S)
-    published = {key: value for key, value in peer.status().items() if key.startswith("published")}
-    assert published == {"published semantic": "1"}
+    peer.ask(images, message, lambda: bool(peer.received[f"{OUTPUT}/semantic"]), "the semantic image")
+    published = [key for key in peer.status() if key.startswith("published")]
+    assert published == ["published semantic"]
 
 
 def test_outputs_are_reliable_the_info_is_latched_and_inputs_take_any_sensor(node: Process, peer: Peer) -> None:
@@ -300,7 +316,7 @@ def test_outputs_are_reliable_the_info_is_latched_and_inputs_take_any_sensor(nod
     assert len(info.name) == len(info.is_thing) == len(info.category) == len(info.color) // 3 > 0
 
 
-def test_every_bad_input_is_named_once_and_the_node_goes_on(node: Process, peer: Peer) -> None:
+def test_every_bad_input_is_named_without_flooding_and_the_node_goes_on(node: Process, peer: Peer) -> None:
     rgb = np.full((HEIGHT, WIDTH, 3), 90, np.uint8)
     peer.listen(Image, f"{OUTPUT}/semantic")
     peer.listen(PointCloud2, f"{OUTPUT}/points")
@@ -320,33 +336,28 @@ def test_every_bad_input_is_named_once_and_the_node_goes_on(node: Process, peer:
     }
     # Compressed first: once raw images are offered too, the node leaves the compressed ones.
     publisher = peer.advertise(CompressedImage, "/panoptic_depth/input/image/compressed")
-    time.sleep(1)
-    failures = 0
+    started = time.monotonic()
     for message in wrong.values():
-        if isinstance(message, Image) and failures == 3:
+        if isinstance(message, Image) and publisher.msg_type is CompressedImage:
             publisher = images = peer.advertise(Image, "/panoptic_depth/input/image")
-        for _ in range(3):
-            failures += 1
-            message.header.stamp.sec = failures
-            publisher.publish(message)
-            peer.until(lambda n=failures: peer.status()["frames failed"] == str(n), "the failure's count", FRAME_S)
+        enough = peer.latest("frames failed") + 2
+        peer.ask(publisher, message, lambda n=enough: peer.latest("frames failed") >= n, "the failures' count")
     infos = peer.advertise(CameraInfo, "/panoptic_depth/input/camera_info")
     infos.publish(camera_info(CameraInfo(), fx=0.0))
     time.sleep(0.5)
-    images.publish(image_message(50, rgb))
-    peer.until(lambda: len(peer.received[f"{OUTPUT}/semantic"]) == 1, "labels without a calibration", FRAME_S)
+    good = image_message(50, rgb)
+    peer.ask(images, good, lambda: bool(peer.received[f"{OUTPUT}/semantic"]), "labels without a calibration")
     peer.status()
     assert not peer.received[f"{OUTPUT}/points"]
 
     infos.publish(camera_info(CameraInfo()))
     time.sleep(0.5)
-    images.publish(image_message(51, rgb))
-    peer.until(lambda: len(peer.received[f"{OUTPUT}/points"]) == 1, "points with a calibration", FRAME_S)
+    peer.ask(images, good, lambda: bool(peer.received[f"{OUTPUT}/points"]), "points with a calibration")
 
     log = node.log.read_text()
-    for text in wrong:
-        assert log.count(text) == 1, f"{text!r} in\n{log}"
-    assert log.count("fx=0, fy=0: the camera is not calibrated") == 1, log
+    repeats = 1 + int(time.monotonic() - started) // 5  # a line comes back after five seconds, not before
+    for text in (*wrong, "fx=0, fy=0: the camera is not calibrated"):
+        assert 1 <= log.count(text) <= repeats, f"{text!r} in\n{log}"
     assert "Traceback" not in log
 
 
@@ -357,9 +368,8 @@ def test_a_node_that_is_ended_amid_frames_says_nothing_of_it(tmp_path: Path, pee
         peer.listen(Image, f"{OUTPUT}/overlay")
         images = peer.advertise(Image, "/panoptic_depth/input/image")
         rgb = np.full((HEIGHT, WIDTH, 3), 90, np.uint8)
-        images.publish(image_message(1, rgb))
-        peer.until(lambda: len(peer.received[f"{OUTPUT}/overlay"]) == 1, "the first overlay", FRAME_S)
-        for frame in range(2, 40):
+        peer.ask(images, image_message(1, rgb), lambda: bool(peer.received[f"{OUTPUT}/overlay"]), "the first overlay")
+        for frame in range(100, 140):
             images.publish(image_message(frame, rgb))
         process.send(number)
         process.send(number)  # as from the terminal and from a parent
