@@ -43,9 +43,13 @@ class CloudGrid:
         np.multiply(self._rays, z, out=self._planes[_X : _Y + 1])
         bits = self._planes.view(np.uint32)
         self._color(maps.rgb, bits[_RGB])
-        ids, prediction = maps.prediction.segment_ids, maps.prediction
-        maps.enlarge.sampled(prediction.category_of_segment.astype(np.uint32)[ids], self.stride, bits[_LABEL])
-        maps.enlarge.sampled(prediction.instance_of_segment.astype(np.uint32)[ids], self.stride, bits[_INSTANCE])
+        prediction = maps.prediction
+        for plane, table in (
+            (_LABEL, prediction.category_of_segment),
+            (_INSTANCE, prediction.instance_of_segment),
+        ):
+            small = cv2.LUT(prediction.segment_ids, table).astype(np.uint32)
+            maps.enlarge.sampled(small, self.stride, bits[plane])
         # From one plane per field to one record per point; a transpose moves bits and does not look at them.
         cv2.transpose(self._planes.reshape(_WORDS, -1), dst=out.view(np.float32).reshape(-1, _WORDS))
         return out
