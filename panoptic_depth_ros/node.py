@@ -314,7 +314,11 @@ class PanopticDepthNode(Node):
             # The two groups share no map but the image, so neither waits for the other or works twice. Publishing
             # meanwhile would gain nothing: it holds the interpreter lock.
             labels = self._helper.submit(build, [name for name in names if name not in NEEDS_CAMERA])
-            messages = build([name for name in names if name in NEEDS_CAMERA]) | labels.result()
+            try:
+                messages = build([name for name in names if name in NEEDS_CAMERA])
+            finally:  # after an error, too: the next frame needs the memory that the other thread writes
+                label_messages = labels.result()
+            messages |= label_messages
         with stopwatch.lap("publish"):
             for name in names:
                 self._outputs[name].publish(messages[name])
