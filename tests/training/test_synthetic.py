@@ -3,6 +3,15 @@
 
 from __future__ import annotations
 
+import json
+import math
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,17 +25,28 @@ from panoptic_depth_ros.camera import PinholeCamera
 from panoptic_depth_ros.recording import Recording
 from panoptic_depth_ros.taxonomy import LABEL_DIVISOR
 from panoptic_depth_training import render
+from panoptic_depth_training.datasets import street_folder, street_noise, street_sequences
 from panoptic_depth_training.datasets.cityscapes import CITYSCAPES
+from panoptic_depth_training.datasets.cityscapes_dvps import CityscapesDvps
+from panoptic_depth_training.datasets.street_folder import encode
 from panoptic_depth_training.datasets.street_recording import DriveOptions, quaternion_from_rotation, write_drive
-from panoptic_depth_training.datasets.street_shapes import bake
+from panoptic_depth_training.datasets.street_scene import Scene
+from panoptic_depth_training.datasets.street_shading import Light
+from panoptic_depth_training.datasets.street_shapes import Look, bake, ball, box, placed, pose
 from panoptic_depth_training.datasets.street_site import Centerline, Thing
+from panoptic_depth_training.datasets.street_view import View
 from panoptic_depth_training.datasets.synthetic import (
     BASE_FROM_LIDAR,
     FRONT_MOUNT,
+    VIEWS,
     Frame,
+    Mount,
     Street,
+    SyntheticStreets,
     random_camera,
     random_frame,
+    random_shot,
+    training_street,
 )
 
 CAMERA = PinholeCamera(72, 144, 120.0, 120.0, 71.5, 35.5)
@@ -97,17 +117,21 @@ def test_the_road_is_the_ground_plane_and_the_sidewalk_a_curb_above_it(frames: l
 
 
 def test_an_id_belongs_to_the_thing_that_stands_there_at_that_time(street: Street, frames: list[Frame]):
-    seen = 0
-    for frame in frames:
-        points = world_points(frame)
-        for thing in street.layout.things:
-            here = frame.panoptic_ids == CATEGORY[thing.category] * LABEL_DIVISOR + thing.instance
-            where = thing.pose(street.layout.centerline, frame.stamp_s)
-            low, high = bounds(thing, frame.stamp_s)
-            local = apply(np.linalg.inv(where), points[here])
-            assert ((local > low - 0.01) & (local < high + 0.01)).all()
-            seen += here.any()
-    assert seen > 10
+    assert sum(points_inside_their_things(frame, street, frame.stamp_s) for frame in frames) > 10
+
+
+def points_inside_their_things(frame: Frame, street: Street, time_s: float, depth_error: float = 0.0) -> int:
+    """Check what the image labels against where things are at the time; returns how many things it shows."""
+    points, seen = world_points(frame), 0
+    for thing in street.layout.things:
+        here = frame.panoptic_ids == CATEGORY[thing.category] * LABEL_DIVISOR + thing.instance
+        where = thing.pose(street.layout.centerline, time_s)
+        low, high = bounds(thing, time_s)
+        local = apply(np.linalg.inv(where), points[here])
+        margin = 0.01 + 2 * depth_error
+        assert ((local > low - margin) & (local < high + margin)).all()
+        seen += here.any()
+    return seen
 
 
 def bounds(thing: Thing, time_s: float) -> tuple[np.ndarray, np.ndarray]:
@@ -191,6 +215,140 @@ def test_a_distorted_camera_is_refused(street: Street):
         street.frame(distorted)
 
 
+# Training frames
+
+
+def test_a_training_frame_shows_its_street_from_a_place_of_its_own():
+    street = training_street(12)
+    shots = [random_shot(street, 12 + view, 24, 48) for view in range(VIEWS)]
+    places = np.array([shot.world_from_camera[:3, 3] for shot in shots])
+    assert min(np.linalg.norm(places[i] - places[j]) for i in range(VIEWS) for j in range(i)) > 1.5
+    assert len({shot.time_s for shot in shots}) == 1
+    assert len({tuple(shot.light.to_sun) for shot in shots}) == VIEWS
+    for number in (12, 15):
+        frame = random_frame(number, 24, 48)
+        np.testing.assert_array_equal(frame.world_from_camera, shots[number - 12].world_from_camera)
+        assert street.scene(frame.stamp_s).distance(world_points(frame)[frame.depth > 0]).max() < 0.01
+
+
+def test_rendered_streets_are_a_data_set_that_any_order_reads_alike():
+    images = SyntheticStreets(seed=10, count=4, height=24, width=48)
+    backward = [images[index] for index in (3, 2, 1, 0)][::-1]
+    elsewhere = pickle.loads(pickle.dumps(images))
+    assert len(images) == 4
+    for index, image in enumerate(backward):
+        frame = random_frame(10 + index, 24, 48)
+        for name in ("rgb", "panoptic_ids", "depth"):
+            np.testing.assert_array_equal(getattr(image, name), getattr(frame, name))
+        assert image.camera == frame.camera == images.camera(index)
+    np.testing.assert_array_equal(elsewhere[2].rgb, backward[2].rgb)
+    assert len({images.name_of(index) for index in range(4)}) == 4
+    assert images[-1].name == images.name_of(3)
+    with pytest.raises(IndexError):
+        images[4]
+    with pytest.raises(ValueError, match="count of 1 or more"):
+        SyntheticStreets(seed=10, count=0)
+
+
+def test_all_categories_stand_in_the_streets():
+    layouts = [training_street(street * VIEWS).layout for street in (0, 9)]  # the tram is the rarest
+    static = {part.category for layout in layouts for part, _ in layout.static}
+    things = {thing.category for layout in layouts for thing in layout.things}
+    assert static | {"sky"} == {category.name for category in CITYSCAPES if not category.is_thing}
+    assert things == {category.name for category in CITYSCAPES if category.is_thing}
+
+
+def test_a_crowded_street_is_the_same_street_with_more_things():
+    plain, crowded = Street(12).layout, Street(12, is_crowded=True).layout
+    assert len(crowded.static) == len(plain.static)
+    assert [thing.track for thing in crowded.things[: len(plain.things)]] == [thing.track for thing in plain.things]
+    numbers = [(thing.category, thing.instance) for thing in crowded.things]
+    assert len(set(numbers)) == len(numbers) > len(plain.things)
+
+
+# Light and surfaces
+
+
+@pytest.fixture(scope="module")
+def court() -> Scene:
+    """A floor of 40 m with a wall 4 m high across it, 5 m ahead."""
+    gray = Look((0.4, 0.4, 0.4))
+    floor = placed(box(), (0, 0, -0.5), (40, 40, 1), gray, "road")
+    wall = placed(box(), (5.1, 0, 2), (0.2, 40, 4), gray, "wall")
+    return Scene(bake([(part, np.eye(4), 0) for part in (floor, wall)]))
+
+
+def looking_ahead(scene: Scene, to_sun: tuple[float, float, float]) -> View:
+    light = Light.random(np.random.default_rng(0))
+    light = replace(light, to_sun=np.array(to_sun, np.float32), sun=np.ones(3, np.float32))
+    return View(scene, Centerline(0.0), light, CAMERA, Mount(pitch=0.5).base_from_camera)
+
+
+@pytest.mark.parametrize(("elevation_deg", "shadow_m"), [(60.0, 4 / 3**0.5), (70.0, 1.456)])
+def test_a_wall_throws_a_shadow_as_long_as_the_sun_is_low(court: Scene, elevation_deg: float, shadow_m: float):
+    elevation = np.radians(elevation_deg)
+    view = looking_ahead(court, (np.cos(elevation), 0, np.sin(elevation)))  # the sun is behind the wall
+    directions = view.directions(*np.mgrid[:72, :144].reshape(2, -1))
+    hits = view.cast(directions)
+    surfaces = [surface for surface, _ in view.surfaces(hits, directions)]
+    position = np.concatenate([surface.position for surface in surfaces], axis=1)
+    sunlit = np.concatenate([view.sunlit(surface) for surface in surfaces])
+    on_floor = np.abs(position[2]) < 1e-4
+    sure = np.abs(position[0] - (5.0 - shadow_m)) > 0.1
+    is_open = position[0] < 5.0 - shadow_m
+    np.testing.assert_array_equal(sunlit[on_floor & sure], is_open[on_floor & sure])
+    assert (sunlit[~on_floor] == 0).all()  # the near face of the wall
+    assert len(set(is_open[on_floor & sure])) == 2
+
+
+def test_a_corner_sees_less_of_the_sky_than_the_open_floor(court: Scene):
+    view = looking_ahead(court, (0, 0, 1))
+    directions = view.directions(*np.mgrid[:72, :144].reshape(2, -1))
+    hits = view.cast(directions)
+    free = view.open_sky(hits, directions, np.random.default_rng(0))
+    x, _, z = directions * hits.length + view.world_from_camera[:3, 3:]
+    on_floor = np.abs(z) < 1e-4
+    assert free[on_floor & (x > 4.5)].mean() < 0.8 * free[on_floor & (x < 3.0)].mean()
+
+
+def test_room_is_what_nothing_stands_in(court: Scene):
+    assert court.has_room(np.eye(4), around=1.1, ahead=4.9)
+    assert not court.has_room(np.eye(4), around=1.1, ahead=5.2)
+    assert not court.has_room(np.eye(4), around=6.0, ahead=4.9)
+    assert court.has_room(pose(yaw=np.pi), around=1.1, ahead=15.0)  # looking away from the wall
+
+
+def test_normals_follow_a_shape_that_is_stretched_and_turned():
+    part = placed(ball(), (1, 2, 3), (3.0, 1.0, 0.4), Look((0.5, 0.5, 0.5)), "car", yaw=0.7, pitch=0.3, roll=-0.5)
+    scene = Scene(bake([(part, pose(0, 0, 0, yaw=1.0), 0)]))
+    directions = np.random.default_rng(0).normal(size=(3, 500)).astype(np.float32)
+    center = (pose(0, 0, 0, yaw=1.0) @ part.pose)[:3, 3]
+    origins = (center[:, None] - 10 * directions).T.astype(np.float32)
+    hits = scene.cast(origins, directions.T)
+    view = View(scene, Centerline(0.0), Light.random(np.random.default_rng(0)), CAMERA, np.eye(4))
+    ((surface, rows),) = view.surfaces(hits, directions)
+    linear = (pose(0, 0, 0, yaw=1.0) @ part.pose)[:3, :3]
+    # A sphere's normal is its point; the inverse transpose brings it to the world.
+    points = (origins + hits.length[:, None] * directions.T)[rows] - center
+    expected = np.linalg.inv(linear) @ points.T
+    expected = np.linalg.inv(linear).T @ expected
+    expected /= np.linalg.norm(expected, axis=0)
+    assert ((surface.normal * expected).sum(0) > 0.97).all()
+    np.testing.assert_allclose(np.linalg.norm(surface.normal, axis=0), 1.0, atol=1e-5)
+    np.testing.assert_allclose(linear @ surface.local, points.T, atol=1e-3)
+
+
+def test_noise_repeats_and_is_the_texel_below_each_coordinate():
+    u, v = np.random.default_rng(0).uniform(-9000, 9000, (2, 300)).astype(np.float32)
+    table = street_noise.grain()
+    expected = [table[(math.floor(y) % 512) * 512 + math.floor(x) % 512] for x, y in zip(u, v, strict=True)]
+    found = street_noise.sample(table, u, v)
+    assert (found == np.array(expected)).mean() > 0.97  # adding whole tables costs small fractions their last bits
+
+
+# Street coordinates
+
+
 @pytest.mark.parametrize("curvature", [0.0, 0.008, -0.008])
 def test_street_coordinates_lead_back_to_themselves(curvature: float):
     line = Centerline(curvature)
@@ -210,7 +368,7 @@ def test_left_of_a_street_that_bends_left_is_left():
 
 
 def test_rendered_frames_resume_where_they_stopped(tmp_path):
-    render.render_frames(tmp_path, count=2, seed=5, height=24, width=48, jobs=1)
+    write_frames(tmp_path, count=2, seed=5)
     files = sorted(path.name for path in tmp_path.iterdir())
     kinds = ("depth.png", "image.jpg", "panoptic.png")
     assert files == [f"{index:06d}_{kind}" for index in range(2) for kind in kinds] + ["cameras.json"]
@@ -218,17 +376,89 @@ def test_rendered_frames_resume_where_they_stopped(tmp_path):
     whole = (tmp_path / "000001_depth.png").read_bytes()
     untouched = (tmp_path / "000000_image.jpg").stat().st_mtime_ns
     (tmp_path / "000001_depth.png").unlink()
-    render.render_frames(tmp_path, count=2, seed=5, height=24, width=48, jobs=1)
+    write_frames(tmp_path, count=2, seed=5)
     assert (tmp_path / "000001_depth.png").read_bytes() == whole
     assert (tmp_path / "000000_image.jpg").stat().st_mtime_ns == untouched
 
-    with pytest.raises(SystemExit, match="another seed or size"):
-        render.render_frames(tmp_path, count=2, seed=6, height=24, width=48, jobs=1)
+    with pytest.raises(ValueError, match="another seed or size"):
+        write_frames(tmp_path, count=2, seed=6)
+
+
+def write_frames(folder: Path, count: int, seed: int) -> None:
+    render.render_all(street_folder.plan(folder, count, seed, height=24, width=48), 1, folder)
+
+
+def test_an_interrupted_command_ends_at_once_with_all_its_processes_and_leaves_whole_frames(tmp_path):
+    """Ctrl-C reaches all processes of a terminal at once, as a signal to the group does."""
+    size = ["--height", "24", "--width", "48", "--jobs", "2", "--count", "3000"]
+    command = [sys.executable, "-m", "panoptic_depth_training.render", "frames", str(tmp_path), *size]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
+    wait_for(lambda: len(list(tmp_path.glob("*_depth.png"))) > VIEWS)
+    os.killpg(process.pid, signal.SIGINT)
+    _, message = process.communicate(timeout=20)
+    assert process.returncode == render.INTERRUPTED
+    assert b"Traceback" not in message
+    assert message.endswith(b"stopped; the same command goes on from here\n")
+    wait_for(lambda: not is_alive(process.pid))
+    written = sorted(tmp_path.glob("*_depth.png"))
+    assert VIEWS < len(written) < 3000
+    for path in (written[0], written[-1]):  # of whichever process
+        number = int(path.name[:6])
+        for kind, data in zip(("image.jpg", "panoptic.png"), encode(random_frame(number, 24, 48)), strict=False):
+            assert (tmp_path / f"{number:06d}_{kind}").read_bytes() == data
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_alive(group: int) -> bool:
+    """Whether the group has a process that has not ended; who has ended may wait for its parent to notice."""
+    stats = (path.read_text().rsplit(")", 1)[1].split() for path in Path("/proc").glob("[0-9]*/stat") if path.exists())
+    return any(int(fields[2]) == group and fields[0] != "Z" for fields in stats)
+
+
+def test_sequences_read_back_as_cityscapes_dvps(tmp_path):
+    sequences = street_sequences.plan(tmp_path, "val", count=2, seed=3, height=48, width=96, has_lidar=True)
+    render.render_all(sequences[:1], 1, tmp_path)
+    images = CityscapesDvps(tmp_path, "val")
+    assert len(images) == 6
+    assert {images.sequence_of(index) for index in range(6)} == {"000000"}
+    listed = json.loads((tmp_path / "video_sequence" / "dvps_cityscapes_val.json").read_text())
+    assert len(listed) == 12
+    for entry in listed[:6]:
+        assert (entry["height"], entry["width"]) == (48, 96)
+        assert all((images.folder / entry[kind]).exists() for kind in ("image", "seg", "depth"))
+    street, mount, _, _ = street_sequences.drawn(3)
+    for index in (0, 5):
+        image, time_s = images[index], 0.3 * index
+        pose = json.loads((images.folder / f"{image.name}_pose.json").read_text())
+        assert pose["stamp_s"] == pytest.approx(time_s)
+        np.testing.assert_allclose(pose["world_from_camera"], street.world_from_base(time_s) @ mount.base_from_camera)
+        frame = Frame(image.rgb, image.panoptic_ids, image.depth, image.camera, np.array(pose["world_from_camera"]), 0)
+        assert points_inside_their_things(frame, street, time_s, depth_error=1 / 512) > 2
+        assert street.scene(time_s).has_room(street.world_from_base(time_s), around=0.8, ahead=2.0)
+        scan = np.load(images.folder / f"{image.name}_lidar.npy")[:, :3]
+        in_camera = np.linalg.inv(frame.world_from_camera) @ np.array(pose["world_from_lidar"])
+        expected, found = depth_at(frame, apply(in_camera, scan))
+        assert (np.abs(found - expected) < 0.06 * expected + 0.15).mean() > 0.85
+
+
+def test_a_sequence_resumes_with_the_frames_that_are_missing(tmp_path):
+    (sequence,) = street_sequences.plan(tmp_path, "train", count=1, seed=3, height=24, width=48)
+    steps = sequence.write()
+    assert [next(steps), next(steps)] == [1, 1]
+    assert sequence.missing == [2, 3, 4, 5]
+    with pytest.raises(ValueError, match="another seed or size"):
+        street_sequences.plan(tmp_path, "train", count=1, seed=4, height=24, width=48)
 
 
 def test_encoded_truth_reads_back():
     frame = random_frame(5, 24, 48)
-    image, panoptic, depth = (cv2.imdecode(np.frombuffer(data, np.uint8), -1) for data in render.encode(frame))
+    image, panoptic, depth = (cv2.imdecode(np.frombuffer(data, np.uint8), -1) for data in encode(frame))
     assert np.abs(image[..., ::-1].astype(int) - frame.rgb).mean() < 6
     np.testing.assert_array_equal(panoptic, frame.panoptic_ids)
     assert depth.dtype == np.uint16

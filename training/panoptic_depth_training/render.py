@@ -1,163 +1,209 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Render synthetic streets: training frames with exact truth, or a drive as a rosbag2.
+"""Render synthetic streets with exact truth: training frames, sequences, or a drive as a rosbag2.
 
 python -m panoptic_depth_training.render frames OUT_DIR --count 2500
+python -m panoptic_depth_training.render sequences OUT_DIR --split val --count 50
 python -m panoptic_depth_training.render drive OUT_DIR --seed 7
+
+An interrupted command goes on where it stopped when it is given again (a drive starts again).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
+import signal
 import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 import cv2
-import numpy as np
 
-from panoptic_depth_training.datasets.frames import DEPTH_STEPS
+from panoptic_depth_ros.interrupt import interrupt_once
+from panoptic_depth_training.datasets import street_folder, street_sequences
 from panoptic_depth_training.datasets.street_recording import SAMPLE_SEED, DriveOptions, write_drive
-from panoptic_depth_training.datasets.synthetic import Frame, random_camera, random_frame
 
-JPEG_QUALITY = 95
-CAMERAS_FILE = "cameras.json"
+INTERRUPTED = 130  # the exit status that shells give a program that Ctrl-C ended
 
 
-@dataclass(frozen=True)
-class FrameJob:
-    """One frame to render into a folder."""
-
-    folder: Path
-    index: int
-    seed: int
-    height: int
-    width: int
+class Work(Protocol):
+    """Frames that one process writes one after the other."""
 
     @property
-    def paths(self) -> tuple[Path, Path, Path]:
-        """Image, panoptic ids, depth."""
-        stem = f"{self.index:06d}"
-        return (
-            self.folder / f"{stem}_image.jpg",
-            self.folder / f"{stem}_panoptic.png",
-            self.folder / f"{stem}_depth.png",
-        )
+    def missing(self) -> list[int]:
+        """Frames that are not there yet."""
+        ...
 
-    @property
-    def is_done(self) -> bool:
-        return all(path.exists() for path in self.paths)
+    def write(self) -> Iterator[int]:
+        """Write what is missing; yields the number of frames after each step."""
+        ...
 
 
-def render_frames(folder: Path, count: int, seed: int, height: int, width: int, jobs: int) -> None:
-    """Frames 0 .. count-1 from the seeds seed .. seed+count-1; frames that are there already are kept."""
-    folder.mkdir(parents=True, exist_ok=True)
-    planned = [FrameJob(folder, index, seed + index, height, width) for index in range(count)]
-    _write_cameras(folder / CAMERAS_FILE, planned)
-    todo = [job for job in planned if not job.is_done]
-    started = time.monotonic()
-    for done, _ in enumerate(_render_all(todo, jobs), start=1):
-        _report(count - len(todo) + done, count, done / (time.monotonic() - started))
-    print(f"\n{count} frames in {folder}", file=sys.stderr)
+def render_all(planned: Sequence[Work], jobs: int, place: Path) -> None:
+    """Write the frames that are missing, in so many processes; shows progress."""
+    left = [work for work in planned if work.missing]
+    progress = Progress(sum(len(work.missing) for work in left))
+    if jobs == 1:
+        for work in left:
+            for count in work.write():
+                progress.add(count)
+    else:
+        _share_out(left, jobs, progress.add)
+    print(f"\ncomplete: {place}", file=sys.stderr)
 
 
 def render_drive(folder: Path, options: DriveOptions) -> None:
     """A recording of one drive; the folder appears when it is complete."""
-    started = time.monotonic()
-    for done in write_drive(folder, options):
-        _report(done, options.num_frames, done / (time.monotonic() - started))
-    print(f"\n{options.num_frames} frames in {folder}", file=sys.stderr)
+    progress = Progress(options.num_frames)
+    for _ in write_drive(folder, options):
+        progress.add(1)
+    print(f"\ncomplete: {folder}", file=sys.stderr)
 
 
-def _render_all(todo: list[FrameJob], jobs: int) -> Iterator[None]:
-    """Render in order; yields after each frame."""
-    if jobs == 1:
-        yield from map(_render, todo)
-        return
+class Progress:
+    """Frames done, their rate and the time that is left, on one line."""
+
+    def __init__(self, total: int) -> None:
+        self._total, self._done, self._started = total, 0, time.monotonic()
+
+    def add(self, count: int) -> None:
+        self._done += count
+        rate = self._done / (time.monotonic() - self._started)
+        left = time.strftime("%H:%M:%S", time.gmtime((self._total - self._done) / rate))
+        line = f"\r{self._done}/{self._total} frames, {rate:.2f} frames/s, {left} left "
+        print(line, end="", file=sys.stderr, flush=True)
+
+
+def _share_out(todo: Sequence[Work], jobs: int, report: Callable[[int], None]) -> None:
+    """Let processes do the work. They end at once when this one is interrupted or one of them fails."""
+    others = set(multiprocessing.active_children())
+    waiting, running = iter(todo), set[Future[int]]()
     # A forked process would inherit the ray caster's threads in an unknown state.
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(_render, todo)
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _start_worker) as pool:
+        try:
+            while True:
+                with _deaf_to_interrupts():
+                    for work in waiting:
+                        running.add(pool.submit(_write, work))
+                        if len(running) > jobs:
+                            break
+                if not running:
+                    return
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    report(future.result())
+        except BrokenProcessPool as error:
+            raise SystemExit(
+                "\na process died, most likely for want of memory; the same command with fewer --jobs goes on"
+            ) from error
+        finally:
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()
 
 
-def _render(job: FrameJob) -> None:
-    frame = random_frame(job.seed, job.height, job.width)
-    for path, data in zip(job.paths, encode(frame), strict=True):
-        _write(path, data)
+def _write(work: Work) -> int:
+    return sum(work.write())
 
 
-def encode(frame: Frame) -> tuple[bytes, bytes, bytes]:
-    """Image as JPEG; panoptic ids as 16-bit PNG; depth as 16-bit PNG, 1/256 m, 0 where there is none or it is
-    farther than 16 bits reach."""
-    steps = np.round(frame.depth * DEPTH_STEPS)
-    depth = np.where(steps > np.iinfo(np.uint16).max, 0, steps).astype(np.uint16)
-    image = cv2.imencode(".jpg", frame.rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
-    return (
-        image.tobytes(),
-        cv2.imencode(".png", frame.panoptic_ids)[1].tobytes(),
-        cv2.imencode(".png", depth)[1].tobytes(),
-    )
+def _start_worker() -> None:
+    cv2.setNumThreads(1)
 
 
-def _write_cameras(path: Path, planned: list[FrameJob]) -> None:
-    """Intrinsics and seed for each frame; an existing file may only be longer or shorter, not different."""
-    cameras = {}
-    for job in planned:
-        camera = random_camera(job.seed, job.height, job.width)
-        size = {"seed": job.seed, "height": job.height, "width": job.width}
-        cameras[f"{job.index:06d}"] = {**size, "fx": camera.fx, "fy": camera.fy, "cx": camera.cx, "cy": camera.cy}
-    if path.exists():
-        there = json.loads(path.read_text())
-        if any(cameras.get(name, camera) != camera for name, camera in there.items()):
-            raise SystemExit(f"{path}: holds frames of another seed or size; give the same ones or another folder")
-        cameras = there | cameras
-    _write(path, json.dumps(cameras, indent=1).encode())
-
-
-def _write(path: Path, data: bytes) -> None:
-    """All of the file or nothing."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_bytes(data)
-    partial.replace(path)
-
-
-def _report(done: int, total: int, rate: float) -> None:
-    left = time.strftime("%H:%M:%S", time.gmtime((total - done) / rate))
-    print(f"\r{done}/{total} frames, {rate:.2f} frames/s, {left} left ", end="", file=sys.stderr, flush=True)
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Ctrl-C reaches all processes of a terminal. Those that are started in here leave it to their parent."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def main() -> None:
+    options = _parser().parse_args()
+    interrupt_once()
+    try:
+        _run(options)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except ValueError as error:
+        sys.exit(f"render: {error}")
+
+
+def _run(options: argparse.Namespace) -> None:
+    folder, size = options.folder, (options.height, options.width)
+    match options.command:
+        case "frames":
+            render_all(street_folder.plan(folder, options.count, options.seed, *size), options.jobs, folder)
+        case "sequences":
+            planned = street_sequences.plan(
+                folder, options.split, options.count, options.seed, *size, has_lidar=options.lidar
+            )
+            render_all(planned, options.jobs, folder)
+        case "drive":
+            render_drive(folder, DriveOptions(options.seed, options.seconds, options.rate, *size))
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m panoptic_depth_training.render",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    frames = commands.add_parser("frames", help="images with panoptic ids and depth, each from a street of its own")
+    frames = commands.add_parser("frames", help="images with panoptic ids and depth, six of every street")
     frames.add_argument("folder", type=Path, metavar="OUT_DIR")
-    frames.add_argument("--count", type=int, default=1000, help="how many frames (default %(default)s)")
-    frames.add_argument("--seed", type=int, default=0, help="of the first frame; the next ones count up")
-    frames.add_argument("--height", type=int, default=256, help="px (default %(default)s)")
-    frames.add_argument("--width", type=int, default=512, help="px (default %(default)s)")
-    frames.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one for each core)")
+    frames.add_argument("--count", type=_positive, default=1000, help="how many frames (default %(default)s)")
+    first = "number of the first frame; every multiple of 6 starts another street"
+    frames.add_argument("--seed", type=_natural, default=0, help=first)
+    _add_size(frames, 256, 512)
+    _add_jobs(frames)
+    sequences = commands.add_parser("sequences", help="six frames of every street in the layout of Cityscapes-DVPS")
+    sequences.add_argument("folder", type=Path, metavar="OUT_DIR")
+    sequences.add_argument("--split", choices=("train", "val"), default="train", help="(default %(default)s)")
+    sequences.add_argument("--count", type=_positive, default=50, help="how many sequences (default %(default)s)")
+    sequences.add_argument("--seed", type=_natural, default=0, help="of the first one; the next ones count up")
+    sequences.add_argument("--lidar", action="store_true", help="also a lidar scan and poses for every frame")
+    _add_size(sequences, 256, 512)
+    _add_jobs(sequences)
     drive = commands.add_parser("drive", help="a recording: camera, lidar, transforms and truth")
     drive.add_argument("folder", type=Path, metavar="OUT_DIR", help="the bag's folder; must not exist yet")
-    drive.add_argument("--seed", type=int, default=SAMPLE_SEED, help="of the street (default: samples/street_drive's)")
+    sample = "of the street (default: that of samples/street_drive)"
+    drive.add_argument("--seed", type=_natural, default=SAMPLE_SEED, help=sample)
     drive.add_argument("--seconds", type=float, default=5.0, help="how long (default %(default)s)")
     drive.add_argument("--rate", type=float, default=10.0, help="frames a second (default %(default)s)")
-    drive.add_argument("--height", type=int, default=512, help="px (default %(default)s)")
-    drive.add_argument("--width", type=int, default=1024, help="px (default %(default)s)")
-    options = parser.parse_args()
-    if options.command == "drive":
-        size = options.height, options.width
-        render_drive(options.folder, DriveOptions(options.seed, options.seconds, options.rate, *size))
-    else:
-        size = options.height, options.width
-        render_frames(options.folder, options.count, options.seed, *size, options.jobs)
+    _add_size(drive, 512, 1024)
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number}: expected 1 or more")
+    return number
+
+
+def _natural(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{number}: expected 0 or more")
+    return number
+
+
+def _add_size(parser: argparse.ArgumentParser, height: int, width: int) -> None:
+    parser.add_argument("--height", type=_positive, default=height, help="px (default %(default)s)")
+    parser.add_argument("--width", type=_positive, default=width, help="px (default %(default)s)")
+
+
+def _add_jobs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--jobs", type=_positive, default=os.cpu_count(), help="processes (default: one for each core)")
 
 
 if __name__ == "__main__":

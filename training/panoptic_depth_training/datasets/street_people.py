@@ -33,6 +33,13 @@ def _cloth_color(rng: np.random.Generator) -> Color:
     return red, green, blue
 
 
+def _patterned(color: Color) -> Look:
+    """Cloth that is plain, striped or checked; the color decides, so that no other draw of the street changes."""
+    rng = np.random.default_rng([round(1e6 * channel) for channel in color])
+    pattern = float(rng.choice([0, 1, 2], p=[0.6, 0.25, 0.15]))
+    return Look(color, Material.CLOTH, accent=_cloth_color(rng), detail=(pattern, rng.uniform(0.02, 0.07)))
+
+
 @dataclass(frozen=True)
 class Body:
     """A person's build and clothes."""
@@ -57,7 +64,7 @@ class Body:
             breadth=rng.uniform(0.9, 1.25),
             skin=Look(pick(rng, SKIN)),
             hair=Look(pick(rng, HAIR)),
-            top=Look(_cloth_color(rng), Material.CLOTH),
+            top=_patterned(_cloth_color(rng)),
             legs=Look(_cloth_color(rng) if rng.random() < 0.4 else DENIM, Material.CLOTH),
             shoes=Look(pick(rng, SHOES)),
             has_sleeves=bool(rng.random() < 0.7),

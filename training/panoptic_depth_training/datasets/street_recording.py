@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ class DriveOptions:
 
 def write_drive(folder: Path, options: DriveOptions) -> Iterator[int]:
     """Write the recording frame by frame; yields the number of frames done. The folder appears when all are."""
-    street, camera = Street(options.seed), options.camera
+    street, camera = Street(options.seed, threads=os.cpu_count() or 1), options.camera
     with write_recording(folder, compress=True) as writer:
         writer.write("/tf_static", "tf2_msgs/msg/TFMessage", START_NS, _static_transforms(START_NS), latched=True)
         for index in range(options.num_frames):

@@ -23,7 +23,7 @@ FORWARD = np.array([1.0, 0.0, 0.0])
 
 
 class Material(IntEnum):
-    """How a part is painted; street_shading.py has one function for each."""
+    """How a part is painted; street_paint.py has one function for each."""
 
     PLAIN = 0
     ROAD = 1  # accent: markings; detail: half width, lane width, marking wear
@@ -39,7 +39,7 @@ class Material(IntEnum):
     TRIANGLE_SIGN = 11
     LAMP = 12  # shines with its own color times detail[0]
     GLASS = 13
-    CLOTH = 14
+    CLOTH = 14  # accent: second color; detail: 0 plain, 1 stripes, 2 checks; their width [m]
     TILES = 15
 
 
@@ -84,25 +84,29 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Mesh:
-    """Baked parts: triangles for the ray caster, and for each triangle the part it belongs to."""
+    """Baked parts: triangles for the ray caster, and tables to look up what a ray has met.
+
+    The tables have their channels first: shading works on one channel of many points at a time.
+    """
 
     vertices: np.ndarray  # [V, 3] float32, world
     triangles: np.ndarray  # [T, 3] uint32
-    normals: np.ndarray  # [S, 3, 3] float32, corner normals of all shapes' triangles, each in its shape's frame
-    normal_row: np.ndarray  # [T] int32, row in them
-    part: np.ndarray  # [T] int32, row in the tables below
-    shape_from_world: np.ndarray  # [3, 4, P] float32
-    size: np.ndarray  # [P, 3] float32, meters for one unit of each shape axis
-    color: np.ndarray  # [P, 3] float32
-    accent: np.ndarray  # [P, 3] float32
-    detail: np.ndarray  # [P, DETAILS] float32
+    part: np.ndarray  # [T] int32, row in the parts' tables
+    shape_row: np.ndarray  # [T] int32, row in the shapes' tables
+    corner_points: np.ndarray  # [9, S] float32: corners (0, 1, 2) x (x, y, z) of all shapes' triangles, shape frame
+    corner_normals: np.ndarray  # [9, S] float32, likewise
+    normal_from_shape: np.ndarray  # [9, P] float32, row by row; its products are not of unit length
+    size: np.ndarray  # [3, P] float32, meters for one unit of each shape axis
+    color: np.ndarray  # [3, P] float32
+    accent: np.ndarray  # [3, P] float32
+    detail: np.ndarray  # [DETAILS, P] float32
     material: np.ndarray  # [P] uint8
     panoptic_id: np.ndarray  # [P] uint16
 
 
 def bake(parts: Sequence[tuple[Part, np.ndarray, int]]) -> Mesh:
     """One mesh from (part, world_from_owner [4, 4], panoptic id)."""
-    poses = np.stack([owner @ part.pose for part, owner, _ in parts])
+    poses = np.stack([owner for _, owner, _ in parts]) @ np.stack([part.pose for part, _, _ in parts])
     by_shape: dict[Shape, list[int]] = defaultdict(list)
     for index, (part, _, _) in enumerate(parts):
         by_shape[part.shape].append(index)
@@ -119,20 +123,28 @@ def bake(parts: Sequence[tuple[Part, np.ndarray, int]]) -> Mesh:
         first_vertex += len(shape.vertices) * count
         first_row += faces
     looks = [part.look for part, _, _ in parts]
+    corners = np.concatenate([shape.vertices[shape.triangles] for shape in by_shape])
+    x, y, z = poses[:, :3, :3].transpose(2, 0, 1)
+    cofactors = np.stack([np.cross(y, z), np.cross(z, x), np.cross(x, y)], axis=-1)  # how normals turn and stretch
     return Mesh(
         vertices=np.concatenate(vertices),
         triangles=np.concatenate(triangles),
-        normals=np.concatenate([shape.normals for shape in by_shape]),
-        normal_row=np.concatenate(rows),
         part=np.concatenate(owners),
-        shape_from_world=np.ascontiguousarray(np.linalg.inv(poses)[:, :3].transpose(1, 2, 0), np.float32),
-        size=np.linalg.norm(poses[:, :3, :3], axis=1).astype(np.float32),
-        color=np.array([look.color for look in looks], np.float32),
-        accent=np.array([look.accent for look in looks], np.float32),
-        detail=np.array([(*look.detail, *[0.0] * (DETAILS - len(look.detail))) for look in looks], np.float32),
+        shape_row=np.concatenate(rows),
+        corner_points=_channels_first(corners.reshape(-1, 9)),
+        corner_normals=_channels_first(np.concatenate([shape.normals for shape in by_shape]).reshape(-1, 9)),
+        normal_from_shape=_channels_first(cofactors.reshape(-1, 9)),
+        size=_channels_first(np.linalg.norm(poses[:, :3, :3], axis=1)),
+        color=_channels_first([look.color for look in looks]),
+        accent=_channels_first([look.accent for look in looks]),
+        detail=_channels_first([(*look.detail, *[0.0] * (DETAILS - len(look.detail))) for look in looks]),
         material=np.array([look.material for look in looks], np.uint8),
         panoptic_id=np.array([panoptic_id for _, _, panoptic_id in parts], np.uint16),
     )
+
+
+def _channels_first(rows: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(np.asarray(rows, np.float32).T)
 
 
 def pose(x: float = 0, y: float = 0, z: float = 0, yaw: float = 0, pitch: float = 0, roll: float = 0) -> np.ndarray:

@@ -12,6 +12,8 @@ from panoptic_depth_training.datasets import street_vehicles as vehicles
 from panoptic_depth_training.datasets.street_shapes import Look, Material, Part
 from panoptic_depth_training.datasets.street_site import CURB, END, SIDES, START, Crossing, Site, Track
 
+FAR = 20.0  # [m] along the street, where the people about its start thin out
+
 
 class Traffic:
     """Fills a site with things; vehicles come first, the others keep clear of them."""
@@ -30,6 +32,18 @@ class Traffic:
             self._riders(side)
         self._people_on_the_road()
         return ego
+
+    def build_crowd(self) -> None:
+        """More people, riders and two-wheelers, where the ones of `build` grow few: farther along the street."""
+        for side in SIDES:
+            for s in self.rng.uniform(FAR, FAR + 95, self.rng.integers(0, 9)):
+                self._company(side, float(s))
+            for s in self.rng.uniform(FAR, FAR + 95, self.rng.integers(0, 4)):
+                self._parked_group(side, float(s))
+            for s in self.rng.uniform(FAR + 20, FAR + 95, self.rng.integers(0, 4)):
+                self._someone_riding(side, float(s))
+        if self.rng.random() < 0.6:
+            self._crossing_people(float(self.rng.uniform(50, 110)))
 
     # Vehicles
 
@@ -125,27 +139,34 @@ class Traffic:
 
     def _people(self, side: int) -> None:
         """On the sidewalk: alone or in company, more of them near than far."""
-        rng, section = self.rng, self.site.section
+        rng = self.rng
         lively = rng.uniform(1, 14) * (0.4 + self.site.urban)
         for _ in range(int(lively)):
-            s = 3 + 80 * rng.random() ** 1.8
-            if not self.site.is_clear_of_crossing(s, 0.5):
-                continue
-            left = section.edge(side) + rng.uniform(0.8, max(section.sidewalk[side > 0] - 0.4, 1.0))
-            turn, standing = float(np.pi * rng.integers(2)), rng.random() < 0.2
-            speed = 0.0 if standing else rng.uniform(0.8, 1.7)
-            if standing:
-                turn = rng.uniform(0, 2 * np.pi)
-            for i in range(int(rng.choice([1, 2, 3], p=[0.68, 0.24, 0.08]))):
-                beside = side * (left + 0.6 * i)
-                self._person(Track(s + rng.normal() * 0.2, beside, turn + rng.normal() * 0.06, speed), CURB)
+            self._company(side, 3 + 80 * rng.random() ** 1.8)
+
+    def _company(self, side: int, s: float) -> None:
+        """One to three who walk or stand together."""
+        rng, section = self.rng, self.site.section
+        if not self.site.is_clear_of_crossing(s, 0.5):
+            return
+        left = section.edge(side) + rng.uniform(0.8, max(section.sidewalk[side > 0] - 0.4, 1.0))
+        turn, standing = float(np.pi * rng.integers(2)), rng.random() < 0.2
+        speed = 0.0 if standing else rng.uniform(0.8, 1.7)
+        if standing:
+            turn = rng.uniform(0, 2 * np.pi)
+        for i in range(int(rng.choice([1, 2, 3], p=[0.68, 0.24, 0.08]))):
+            beside = side * (left + 0.6 * i)
+            self._person(Track(s + rng.normal() * 0.2, beside, turn + rng.normal() * 0.06, speed), CURB)
 
     def _people_on_the_road(self) -> None:
         """A few who cross at one place."""
-        rng, section, crossing = self.rng, self.site.section, self.site.crossing
+        rng, crossing = self.rng, self.site.crossing
         if rng.random() < 0.35:
             return
-        s = crossing.start - 2.0 if crossing and rng.random() < 0.7 else rng.uniform(9, 45)
+        self._crossing_people(crossing.start - 2.0 if crossing and rng.random() < 0.7 else rng.uniform(9, 45))
+
+    def _crossing_people(self, s: float) -> None:
+        rng, section = self.rng, self.site.section
         for _ in range(rng.integers(1, 7)):
             turn = float(rng.choice([-1, 1])) * np.pi / 2
             left = rng.uniform(-section.edge(-1), section.edge(1))
@@ -161,14 +182,18 @@ class Traffic:
 
     def _riders(self, side: int) -> None:
         """On bicycles and motorcycles, at the edge of the lanes."""
-        rng, section = self.rng, self.site.section
-        for _ in range(int(rng.choice([0, 1, 2, 3], p=[0.35, 0.35, 0.2, 0.1]))):
-            on_bicycle = rng.random() < 0.7
-            left = side * (section.lanes_edge - rng.uniform(0.1, 0.5))
-            s, speed = rng.uniform(6, 60), rng.uniform(2.5, 6) if on_bicycle else rng.uniform(5, 9)
-            track = Track(s, left, np.pi if side > 0 else 0.0, speed)
-            if self._is_free(track):
-                self._rider(track, on_bicycle)
+        for _ in range(int(self.rng.choice([0, 1, 2, 3], p=[0.35, 0.35, 0.2, 0.1]))):
+            self._someone_riding(side)
+
+    def _someone_riding(self, side: int, place: float | None = None) -> None:
+        """Near the start of the street unless a place s is given."""
+        rng = self.rng
+        on_bicycle = rng.random() < 0.7
+        left = side * (self.site.section.lanes_edge - rng.uniform(0.1, 0.5))
+        s = rng.uniform(6, 60) if place is None else place
+        track = Track(s, left, np.pi if side > 0 else 0.0, rng.uniform(2.5, 6) if on_bicycle else rng.uniform(5, 9))
+        if self._is_free(track):
+            self._rider(track, on_bicycle)
 
     def _rider(self, track: Track, on_bicycle: bool) -> None:
         """Two things on one way: who rides, and what is ridden."""

@@ -1,33 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rendered streets with exact truth: image, panoptic ids, depth, camera, ego-motion and a lidar.
 
-A street is drawn from one seed; the same seed gives the same street everywhere. What is cast is what is labeled:
-ids and depth come from the ray through each pixel's center, so a segment's border is its geometry's.
+A street is drawn from one seed; the same seed gives the same street everywhere. `Street.frame` drives through it;
+`random_frame` takes the pictures a network is trained on, VIEWS of every street.
 Frames: world and base have x forward, y left, z up; the camera's optical frame has x right, y down, z forward.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
-import cv2
 import numpy as np
-import open3d as o3d
 
 from panoptic_depth_ros.camera import PinholeCamera
 from panoptic_depth_ros.taxonomy import LABEL_DIVISOR
-from panoptic_depth_training.datasets import street_shading as shading
 from panoptic_depth_training.datasets.cityscapes import CITYSCAPES
+from panoptic_depth_training.datasets.labeled import EXACT, LabeledImage
 from panoptic_depth_training.datasets.street_layout import lay_out
-from panoptic_depth_training.datasets.street_shapes import Material, Mesh, Part, bake, pose
+from panoptic_depth_training.datasets.street_scene import Scene
+from panoptic_depth_training.datasets.street_shading import Light, Sensor
+from panoptic_depth_training.datasets.street_shapes import Part, bake, pose
+from panoptic_depth_training.datasets.street_view import View
 
 BASE_FROM_LIDAR = pose(-0.2, 0.0, 1.95)
 OPTICAL_AXES = np.array([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]])  # x forward from z forward
 SKY_ID = CITYSCAPES.names.index("sky") * LABEL_DIVISOR
-RENDER_THREADS = 2
-SKY_REACHES = (0.8, 2.0, 4.0)  # [m] at which surroundings darken a point, one ray each
-CHUNK = 1 << 15  # points shaded at once: their arrays stay in the cache
-SUBPIXELS = ((-0.3, -0.2), (0.3, 0.2))  # [px] from the center, at borders only
+# Where the training frames of one street are taken: from .. to [m] along it, and whether against its direction. Its
+# geometry is built once for all of them.
+STRETCHES = (
+    *(((0, 15), False), ((18, 38), False), ((42, 65), False)),
+    *(((40, 60), True), ((62, 85), True), ((88, 115), True)),
+)
+VIEWS = len(STRETCHES)
+FREE_AROUND, FREE_AHEAD = 1.1, (4.0, 14.0)  # [m] between a camera and what stands about it
+STREETS_KEPT = 2  # by a process that reads frames in order
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,12 @@ class Mount:
     yaw: float = 0.0
     pitch: float = 0.0
     roll: float = 0.0
+
+    @classmethod
+    def random(cls, rng: np.random.Generator) -> Mount:
+        yaw = rng.normal() * (0.08 if rng.random() < 0.75 else 0.35)
+        pitch, roll = 0.02 + rng.normal() * 0.04, rng.normal() * 0.012
+        return cls(y=rng.normal() * 0.2, z=rng.uniform(1.15, 2.1), yaw=yaw, pitch=pitch, roll=roll)
 
     @property
     def base_from_camera(self) -> np.ndarray:
@@ -63,6 +78,17 @@ class Frame:
 
 
 @dataclass(frozen=True)
+class Shot:
+    """How one image is taken: when, from where, under which light, with which sensor."""
+
+    camera: PinholeCamera
+    time_s: float
+    world_from_camera: np.ndarray  # [4, 4]
+    light: Light
+    sensor: Sensor
+
+
+@dataclass(frozen=True)
 class Lidar:
     """A spinning lidar's forward half."""
 
@@ -83,64 +109,16 @@ class Lidar:
         return np.stack([level * np.cos(azimuth), level * np.sin(azimuth), np.sin(elevation)], -1)
 
 
-@dataclass(frozen=True)
-class Hits:
-    """Where rays met the mesh; rows without a hit keep part -1 and length infinity."""
-
-    length: np.ndarray  # [N] float32, in units of the ray's direction
-    part: np.ndarray  # [N] int32
-    triangle: np.ndarray  # [N] int64
-    uv: np.ndarray  # [N, 2] float32
-    face: np.ndarray  # [N, 3] float32, the triangle's unit normal
-
-    def take(self, rows: slice) -> Hits:
-        return Hits(self.length[rows], self.part[rows], self.triangle[rows], self.uv[rows], self.face[rows])
-
-
-class Scene:
-    """A mesh at one instant, ready for rays."""
-
-    def __init__(self, mesh: Mesh) -> None:
-        self.mesh = mesh
-        self._caster = o3d.t.geometry.RaycastingScene(nthreads=RENDER_THREADS)
-        self._caster.add_triangles(_tensor(mesh.vertices), _tensor(mesh.triangles))
-
-    def cast(self, origins: np.ndarray, directions: np.ndarray) -> Hits:
-        """First hits of rays from origins [N, 3] or [3] along directions [N, 3]."""
-        answer = self._caster.cast_rays(_rays(origins, directions), nthreads=RENDER_THREADS)
-        triangle = answer["primitive_ids"].numpy().astype(np.int64)
-        length = answer["t_hit"].numpy()
-        part = np.where(np.isfinite(length), self.mesh.part[np.minimum(triangle, len(self.mesh.part) - 1)], -1)
-        return Hits(length, part, triangle, answer["primitive_uvs"].numpy(), answer["primitive_normals"].numpy())
-
-    def blocked(self, origins: np.ndarray, directions: np.ndarray, reach: float) -> np.ndarray:
-        """Whether [N] anything stands on the way."""
-        return self._caster.test_occlusions(_rays(origins, directions), 0.0, reach, RENDER_THREADS).numpy()
-
-    def distance(self, points: np.ndarray) -> np.ndarray:
-        """Distance [N] in meters of points [N, 3] from the nearest surface."""
-        return self._caster.compute_distance(_tensor(points.astype(np.float32))).numpy()
-
-
-def _rays(origins: np.ndarray, directions: np.ndarray) -> o3d.core.Tensor:
-    rays = np.empty((len(directions), 6), np.float32)
-    rays[:, :3], rays[:, 3:] = origins, directions
-    return _tensor(rays)
-
-
-def _tensor(array: np.ndarray) -> o3d.core.Tensor:
-    return o3d.core.Tensor.from_numpy(np.ascontiguousarray(array))
-
-
 class Street:
     """A street from a seed: `frame` renders it from the ego-vehicle at a time, `lidar` scans it."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, is_crowded: bool = False, threads: int = 1) -> None:
         layout_rng, light_rng, sensor_rng = (np.random.default_rng([seed, stream]) for stream in range(3))
         self.seed = seed
-        self.layout = lay_out(layout_rng)
-        self.light = shading.Light.random(light_rng)
-        self.sensor = shading.Sensor.random(sensor_rng)
+        self.layout = lay_out(layout_rng, is_crowded)
+        self.light = Light.random(light_rng)
+        self.sensor = Sensor.random(sensor_rng)
+        self._threads = threads  # of the ray caster; they change nothing but the time
         self._scene: tuple[float, Scene] | None = None
 
     def world_from_base(self, time_s: float = 0.0) -> np.ndarray:
@@ -150,10 +128,11 @@ class Street:
     def scene(self, time_s: float = 0.0) -> Scene:
         """The street as it stands at a time."""
         if self._scene is None or self._scene[0] != time_s:
-            self._scene = time_s, Scene(bake(self._labeled_parts(time_s)))
+            self._scene = time_s, Scene(bake(self.labeled_parts(time_s)), self._threads)
         return self._scene[1]
 
-    def _labeled_parts(self, time_s: float) -> list[tuple[Part, np.ndarray, int]]:
+    def labeled_parts(self, time_s: float) -> list[tuple[Part, np.ndarray, int]]:
+        """What stands there at a time: parts with world_from_owner [4, 4] and panoptic id."""
         category_id = {name: index for index, name in enumerate(CITYSCAPES.names)}
         labeled = [(part, where, category_id[part.category] * LABEL_DIVISOR) for part, where in self.layout.static]
         for thing in self.layout.things:
@@ -164,22 +143,30 @@ class Street:
 
     def frame(self, camera: PinholeCamera, time_s: float = 0.0, mount: Mount = FRONT_MOUNT) -> Frame:
         """Image and truth at a time, from the ego-vehicle."""
-        if camera.is_distorted:
-            raise ValueError(f"camera has distortion {camera.distortion}; streets are rendered without: rectify it")
-        scene = self.scene(time_s)
         world_from_camera = self.world_from_base(time_s) @ mount.base_from_camera
         rng = np.random.default_rng([self.seed, 3, round(time_s * 1e6)])
-        view = _View(self, scene, camera, world_from_camera)
+        return self.take(Shot(camera, time_s, world_from_camera, self.light, self.sensor), rng)
+
+    def take(self, shot: Shot, rng: np.random.Generator) -> Frame:
+        """Image and truth of a shot.
+
+        Raises:
+            ValueError: a camera with distortion.
+        """
+        if shot.camera.is_distorted:
+            distortion = shot.camera.distortion
+            raise ValueError(f"camera has distortion {distortion}; streets are rendered without: rectify it")
+        scene = self.scene(shot.time_s)
+        view = View(scene, self.layout.centerline, shot.light, shot.camera, shot.world_from_camera)
         light, hits = view.render(rng)
+        size = light.shape[:2]
         return Frame(
-            rgb=self.sensor.expose(light, rng),
-            panoptic_ids=np.append(scene.mesh.panoptic_id, SKY_ID)[hits.part]
-            .reshape(light.shape[:2])
-            .astype(np.uint16),
-            depth=np.where(hits.part < 0, 0, hits.length).reshape(light.shape[:2]).astype(np.float32),
-            camera=camera,
-            world_from_camera=world_from_camera,
-            stamp_s=time_s,
+            rgb=shot.sensor.expose(light, rng),
+            panoptic_ids=np.append(scene.mesh.panoptic_id, np.uint16(SKY_ID))[hits.part].reshape(size),
+            depth=np.where(hits.part < 0, np.float32(0), hits.length).reshape(size),
+            camera=shot.camera,
+            world_from_camera=shot.world_from_camera,
+            stamp_s=shot.time_s,
         )
 
     def lidar(self, time_s: float = 0.0, lidar: Lidar = Lidar()) -> np.ndarray:
@@ -193,147 +180,122 @@ class Street:
         measured = hits.length + rng.normal(0, lidar.noise_m, len(local))
         seen = (hits.part >= 0) & (hits.length < lidar.range_m) & (hits.length > 1.0)
         facing = np.abs((directions * hits.face).sum(1))
-        bright = scene.mesh.color[hits.part].mean(1) * (0.3 + 0.7 * facing)
+        bright = scene.mesh.color.mean(0)[hits.part] * (0.3 + 0.7 * facing)
         intensity = np.clip(255 * np.sqrt(bright), 1, 255).round()
         points = np.round(local[seen] * measured[seen, None] / lidar.resolution_m) * lidar.resolution_m
         return np.concatenate([points, intensity[seen, None]], axis=1).astype(np.float32)
 
 
-class _View:
-    """One image of a scene in the making."""
-
-    def __init__(self, street: Street, scene: Scene, camera: PinholeCamera, world_from_camera: np.ndarray) -> None:
-        self.street, self.scene, self.camera = street, scene, camera
-        self.rotation = world_from_camera[:3, :3].astype(np.float32)
-        self.origin = world_from_camera[:3, 3].astype(np.float32)
-        rays = camera.rays().reshape(-1, 2)
-        self.pixel_rays = np.concatenate([rays, np.ones((len(rays), 1), np.float32)], axis=1)
-
-    def render(self, rng: np.random.Generator) -> tuple[np.ndarray, Hits]:
-        """Linear light [H, W, 3] and the hits [H*W] of the pixels' centers."""
-        height, width = self.camera.height, self.camera.width
-        directions = self._directions(self.pixel_rays)
-        hits = self.scene.cast(self.origin, directions)
-        open_sky = self._open_sky(hits, directions, rng)
-        light = self._shade(hits, directions, open_sky.ravel())
-        borders = np.flatnonzero(_borders(light.reshape(height, width, 3), hits.part.reshape(height, width)))
-        light[borders] = light[borders] / 3 + 2 / 3 * self._finer(borders, open_sky.ravel())
-        return light.reshape(height, width, 3), hits
-
-    def _finer(self, pixels: np.ndarray, open_sky: np.ndarray) -> np.ndarray:
-        """Mean light [N, 3] of the pixels [N] over points beside their centers."""
-        offsets = np.array([(du / self.camera.fx, dv / self.camera.fy, 0) for du, dv in SUBPIXELS], np.float32)
-        directions = self._directions((self.pixel_rays[pixels] + offsets[:, None]).reshape(-1, 3))
-        hits = self.scene.cast(self.origin, directions)
-        light = self._shade(hits, directions, np.tile(open_sky[pixels], len(offsets)))
-        return light.reshape(len(offsets), -1, 3).mean(0)
-
-    def _directions(self, rays: np.ndarray) -> np.ndarray:
-        """World directions whose length counts depth along the optical axis."""
-        return rays @ self.rotation.T
-
-    def _open_sky(self, hits: Hits, directions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Share [H, W] of a point's surroundings that is free within a few meters; seen at half size, smoothed."""
-        height, width = self.camera.height, self.camera.width
-        rows = np.arange(height * width).reshape(height, width)[::2, ::2]
-        shape, rows = rows.shape, rows.ravel()
-        solid = rows[hits.part[rows] >= 0]
-        face = _toward_viewer(hits.face[solid], directions[solid])
-        points = self.origin + hits.length[solid, None] * directions[solid] + 0.02 * face
-        free = np.zeros(len(solid), np.float32)
-        for reach in SKY_REACHES:
-            around = rng.standard_normal((len(solid), 3), dtype=np.float32)
-            around = face + 0.9 * around / np.linalg.norm(around, axis=1, keepdims=True)
-            free += ~self.scene.blocked(points, around, reach) / len(SKY_REACHES)
-        share = np.ones(height * width, np.float32)
-        share[solid] = free
-        smooth = cv2.blur(share[rows].reshape(shape), (5, 5))
-        return cv2.resize(smooth, (width, height), interpolation=cv2.INTER_LINEAR)
-
-    def _shade(self, hits: Hits, directions: np.ndarray, open_sky: np.ndarray) -> np.ndarray:
-        """Linear light [N, 3] that comes back along rays."""
-        color = np.empty((len(directions), 3), np.float32)
-        for start in range(0, len(directions), CHUNK):
-            rows = slice(start, start + CHUNK)
-            color[rows] = self._shade_chunk(hits.take(rows), directions[rows], open_sky[rows])
-        return color
-
-    def _shade_chunk(self, hits: Hits, directions: np.ndarray, open_sky: np.ndarray) -> np.ndarray:
-        length = np.linalg.norm(directions, axis=1)
-        view = directions / length[:, None]
-        light = self.street.light
-        color = np.empty((len(directions), 3), np.float32)
-        solid, sky = np.flatnonzero(hits.part >= 0), np.flatnonzero(hits.part < 0)
-        color[sky] = light.sky(view[sky])
-        if not len(solid):
-            return color
-        solid = solid[np.argsort(self.scene.mesh.material[hits.part[solid]], kind="stable")]
-        surface = self._surface(hits, directions, solid)
-        sunlit = np.zeros(len(solid), np.float32)
-        if light.sun.max() > 0.05:
-            facing = np.flatnonzero(surface.normal @ light.to_sun > 0.0)
-            start = surface.position[facing] + 0.015 * _toward_viewer(
-                hits.face[solid[facing]], directions[solid[facing]]
-            )
-            to_sun = np.broadcast_to(light.to_sun.astype(np.float32), start.shape)
-            sunlit[facing] = ~self.scene.blocked(start, to_sun, 150.0)
-        painted = shading.paint(surface, self.street.layout.centerline)
-        lit = shading.light_up(surface, painted, view[solid], light, sunlit, open_sky[solid])
-        color[solid] = shading.through_air(lit, hits.length[solid] * length[solid], light)
-        return color
-
-    def _surface(self, hits: Hits, directions: np.ndarray, rows: np.ndarray) -> shading.Surface:
-        mesh = self.scene.mesh
-        part, triangle, uv = hits.part[rows], hits.triangle[rows], hits.uv[rows]
-        position = self.origin + hits.length[rows, None] * directions[rows]
-        corners = mesh.normals[mesh.normal_row[triangle]]
-        u, v = uv[:, :1], uv[:, 1:]
-        local_normal = (1 - u - v) * corners[:, 0] + u * corners[:, 1] + v * corners[:, 2]
-        to_shape = np.take(mesh.shape_from_world, part, axis=2)  # [3, 4, N]
-        local = (to_shape[:, :3] * position.T).sum(1) + to_shape[:, 3]
-        normal = (to_shape[:, :3] * local_normal.T[:, None]).sum(0)
-        normal = (normal / np.maximum(np.sqrt((normal * normal).sum(0)), 1e-9)).T
-        seen_from_behind = (hits.face[rows] * directions[rows]).sum(1) > 0
-        seen_from_behind &= mesh.material[part] != Material.LEAVES
-        normal[seen_from_behind] *= -1
-        return shading.Surface(
-            mesh=mesh,
-            part=part,
-            position=position,
-            normal=normal,
-            local=local.T,
-            local_normal=local_normal,
-            footprint=hits.length[rows] / self.camera.fx,
-        )
+# Training frames
 
 
-def _toward_viewer(normals: np.ndarray, directions: np.ndarray) -> np.ndarray:
-    return np.where((normals * directions).sum(1, keepdims=True) > 0, -normals, normals)
-
-
-def _borders(light: np.ndarray, part: np.ndarray) -> np.ndarray:
-    """Pixels [H, W] whose neighbors show another part or another color, where one ray is too few."""
-    tone = light.sum(2) / (light.sum(2) + 1.0)
-    edges = np.zeros(part.shape, bool)
-    for axis in (0, 1):
-        step = (np.diff(part, axis=axis) != 0) | (np.abs(np.diff(tone, axis=axis)) > 0.1)
-        edges[1:, :] |= step if axis == 0 else False
-        edges[:-1, :] |= step if axis == 0 else False
-        edges[:, 1:] |= step if axis == 1 else False
-        edges[:, :-1] |= step if axis == 1 else False
-    return edges
-
-
-def random_camera(seed: int, height: int, width: int) -> PinholeCamera:
+def random_camera(number: int, height: int, width: int) -> PinholeCamera:
     """The camera of `random_frame`, without rendering."""
-    focal = width * np.random.default_rng([seed, 5]).uniform(0.72, 1.15)
+    focal = width * np.random.default_rng([number, 7]).uniform(0.72, 1.15)
     return PinholeCamera(height, width, focal, focal, (width - 1) / 2, (height - 1) / 2)
 
 
-def random_frame(seed: int, height: int, width: int) -> Frame:
-    """A training sample: a street, a camera and a moment of their own."""
-    rng = np.random.default_rng([seed, 6])
-    yaw = rng.normal() * (0.08 if rng.random() < 0.75 else 0.35)
-    pitch, roll = 0.02 + rng.normal() * 0.04, rng.normal() * 0.012
-    mount = Mount(y=rng.normal() * 0.2, z=rng.uniform(1.15, 2.1), yaw=yaw, pitch=pitch, roll=roll)
-    return Street(seed).frame(random_camera(seed, height, width), float(rng.uniform(0, 0.7)), mount)
+def random_frame(number: int, height: int, width: int) -> Frame:
+    """A training frame: one of the VIEWS of street number // VIEWS, from a place and under a light of its own."""
+    return _photograph(training_street(number), number, height, width)
+
+
+def training_street(number: int) -> Street:
+    """The street of training frame `number`: crowded, because its views are spread along all of it."""
+    return Street(number // VIEWS, is_crowded=True)
+
+
+def _photograph(street: Street, number: int, height: int, width: int) -> Frame:
+    shot = random_shot(street, number, height, width)
+    frame = street.take(shot, np.random.default_rng([number, 10]))
+    return replace(frame, rgb=shot.sensor.compress(frame.rgb))
+
+
+def random_shot(street: Street, number: int, height: int, width: int) -> Shot:
+    """How training frame `number` is taken in its street; all views of a street show the same moment."""
+    rng = np.random.default_rng([number, 8])
+    time_s = float(np.random.default_rng([street.seed, 9]).uniform(0, 0.7))
+    world_from_base = _random_place(street, number % VIEWS, time_s, rng)
+    camera, mount = random_camera(number, height, width), Mount.random(rng)
+    return Shot(camera, time_s, world_from_base @ mount.base_from_camera, Light.random(rng), Sensor.random(rng))
+
+
+def _random_place(street: Street, view: int, time_s: float, rng: np.random.Generator) -> np.ndarray:
+    """world_from_base [4, 4] on the view's stretch of the road, where a vehicle has room."""
+    stretch, is_backward = STRETCHES[view]
+    section, line, scene = street.layout.section, street.layout.centerline, street.scene(time_s)
+    for _ in range(20):
+        lane = int(rng.integers(section.lanes // 2))
+        left = (lane + 0.5) * section.lane * (1 if is_backward else -1) + rng.normal() * 0.25
+        s = rng.uniform(*stretch)
+        world_from_base = line.pose(s, left, np.pi * is_backward)
+        if scene.has_room(world_from_base, FREE_AROUND, rng.uniform(*FREE_AHEAD)):
+            return world_from_base
+    return street.world_from_base(time_s)  # the ego-vehicle's own place is kept free
+
+
+class SyntheticStreets:
+    """Frames seed .. seed + count - 1 of `random_frame`, rendered when they are asked for.
+
+    Frame by frame the same as in any other process. VIEWS frames in a row share a street, so that reading in order
+    is about twice as fast as reading at random.
+    """
+
+    taxonomy = CITYSCAPES
+    supervision = EXACT
+
+    def __init__(self, seed: int, count: int, height: int = 256, width: int = 512) -> None:
+        if seed < 0 or count < 1 or height < 2 or width < 2:
+            raise ValueError(
+                f"streets:{seed}:{count} at {height}x{width}: expected a seed of 0 or more, a count of 1 or more "
+                "and a size of 2 px or more"
+            )
+        self.seed, self.count = seed, count
+        self.height, self.width = height, width
+        self._streets: OrderedDict[int, Street] = OrderedDict()
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> LabeledImage:
+        frame = self.frame(index)
+        return LabeledImage(frame.rgb, frame.panoptic_ids, frame.depth, frame.camera, self.name_of(index))
+
+    def frame(self, index: int) -> Frame:
+        """Frame [0 .. count-1] with its pose and time."""
+        number = self._number(index)
+        return _photograph(self._street(number), number, self.height, self.width)
+
+    def camera(self, index: int) -> PinholeCamera:
+        """Of a frame, without rendering it."""
+        return random_camera(self._number(index), self.height, self.width)
+
+    def name_of(self, index: int) -> str:
+        street, view = divmod(self._number(index), VIEWS)
+        return f"street{street:06d}_view{view}"
+
+    def sequence_of(self, index: int) -> str:
+        """Every frame is a sequence of its own: the views of a street do not follow each other in time."""
+        return self.name_of(index)
+
+    def files_of(self, index: int) -> tuple[Path, ...]:
+        """None."""
+        return ()
+
+    def _number(self, index: int) -> int:
+        if not -self.count <= index < self.count:
+            raise IndexError(f"frame {index} of {self.count}")
+        return self.seed + index % self.count
+
+    def _street(self, number: int) -> Street:
+        seed = number // VIEWS
+        if seed not in self._streets:
+            self._streets[seed] = training_street(number)
+        self._streets.move_to_end(seed)
+        while len(self._streets) > STREETS_KEPT:
+            self._streets.popitem(last=False)
+        return self._streets[seed]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the streets: a loader's process builds its own."""
+        return self.__dict__ | {"_streets": OrderedDict()}
