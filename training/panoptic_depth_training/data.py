@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import signal
-from pathlib import Path
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -13,22 +13,48 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from panoptic_depth_ros.taxonomy import Taxonomy
-from panoptic_depth_training.augment import Augmentation, augmented, depth_at_focal_length
-from panoptic_depth_training.datasets.cityscapes import CITYSCAPES
-from panoptic_depth_training.datasets.frames import FrameFolder
+from panoptic_depth_training.augment import VIEWS, augmented, depth_at_focal_length
+from panoptic_depth_training.datasets.labeled import DataError, LabeledImages
+from panoptic_depth_training.datasets.sources import SYNTAX, open_images, parse_source
 from panoptic_depth_training.targets import Targets, encode
 
 MAX_INSTANCES = 32  # an image; the smallest ones beyond it are left out of the targets
 
 
-def open_dataset(source: str) -> tuple[FrameFolder, Taxonomy]:
-    """The images and categories of a source written KIND:FOLDER."""
-    kind, _, folder = source.partition(":")
-    match kind:
-        case "synthetic":
-            return FrameFolder(Path(folder)), CITYSCAPES
-        case _:
-            raise ValueError(f"unknown data {source!r}; expected synthetic:FOLDER")
+def open_dataset(source: str) -> tuple[LabeledImages, Taxonomy]:
+    """The images and categories of a source (see `panoptic_depth_training.datasets.sources`)."""
+    images = open_images(source)
+    return images, images.taxonomy
+
+
+class Mixture:
+    """Several data sets of one taxonomy, each drawn from as often as its weight says."""
+
+    def __init__(self, parts: Sequence[tuple[LabeledImages, float]]) -> None:
+        """Raises DataError where the data sets have different categories."""
+        self.parts = [images for images, _ in parts]
+        weights = np.array([weight for _, weight in parts], np.float64)
+        self._upper = np.cumsum(weights / weights.sum())  # where on 0..1 each data set's share ends
+        self.taxonomy = self.parts[0].taxonomy
+        for images in self.parts[1:]:
+            if images.taxonomy != self.taxonomy:
+                names, others = self.taxonomy.names, images.taxonomy.names
+                raise DataError(
+                    f"data with the categories {', '.join(others)} cannot be mixed with {', '.join(names)}; "
+                    "train on one of the two"
+                )
+
+    def draw(self, rng: np.random.Generator) -> tuple[LabeledImages, int]:
+        """A data set and an index into it; the state of `rng` alone decides which."""
+        images = self.parts[min(int(np.searchsorted(self._upper, rng.random(), side="right")), len(self.parts) - 1)]
+        return images, int(rng.integers(len(images)))
+
+
+def open_mixture(texts: Sequence[str]) -> Mixture:
+    """Several sources with their weights."""
+    if not texts:
+        raise DataError(f"no data; give at least one {SYNTAX}")
+    return Mixture([(open_images(text), parse_source(text).weight) for text in texts])
 
 
 class TrainingSamples(Dataset[tuple[Tensor, Targets]]):
@@ -36,28 +62,29 @@ class TrainingSamples(Dataset[tuple[Tensor, Targets]]):
 
     def __init__(
         self,
-        images: FrameFolder,
-        taxonomy: Taxonomy,
+        images: Mixture,
         *,
         height: int,
         width: int,
         focal_length_px: float,
         seed: int,
+        view: str = "vehicle",
     ) -> None:
         self.images = images
-        self.taxonomy = taxonomy
         self.height = height
         self.width = width
         self.focal_length_px = focal_length_px
         self.seed = seed
+        self.augmentation = VIEWS[view]
 
     def __getitem__(self, index: int) -> tuple[Tensor, Targets]:
         """An image [H, W, 3] uint8 and its targets."""
         rng = np.random.default_rng([self.seed, index])
-        image = self.images[int(rng.integers(len(self.images)))]
-        image = augmented(image, self.height, self.width, Augmentation(), rng)
+        images, drawn = self.images.draw(rng)
+        image = augmented(images[drawn], self.height, self.width, self.augmentation, rng)
         depth = depth_at_focal_length(image, self.focal_length_px)
-        return torch.from_numpy(image.rgb), encode(image.panoptic_ids, depth, self.taxonomy, MAX_INSTANCES)
+        targets = encode(image.panoptic_ids, depth, images.taxonomy, images.supervision, MAX_INSTANCES)
+        return torch.from_numpy(image.rgb), targets
 
 
 def start_worker(worker: int) -> None:

@@ -1,78 +1,83 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labeled images, and the folder of them that `panoptic_depth_training.render frames` writes."""
+"""The folder of frames that `panoptic_depth_training.render frames` writes."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from panoptic_depth_ros.camera import PinholeCamera
+from panoptic_depth_training.datasets.cityscapes import CITYSCAPES
+from panoptic_depth_training.datasets.files import (
+    list_names,
+    make_camera,
+    own_ids_table,
+    panoptic_from,
+    read_depth,
+    read_json,
+    read_map,
+    read_rgb,
+)
+from panoptic_depth_training.datasets.labeled import EXACT, DataError, LabeledImage
 
-DEPTH_STEPS = 256  # of a meter, in depth PNGs
-
-
-@dataclass(frozen=True)
-class LabeledImage:
-    """An image with its truth."""
-
-    rgb: np.ndarray  # [H, W, 3] uint8
-    panoptic_ids: np.ndarray  # [H, W] uint16: category * 1000 + instance, 65535 void
-    depth: np.ndarray  # [H, W] float32, m along the optical axis; 0 = unknown
-    camera: PinholeCamera
+_SUFFIXES = ("_image.jpg", "_panoptic.png", "_depth.png")
+_REMEDY = "delete what is left of the frame and run the same panoptic_depth_training.render command again"
 
 
 class FrameFolder:
     """Images NNNNNN_image.jpg with NNNNNN_panoptic.png and NNNNNN_depth.png, and cameras.json beside them."""
 
+    taxonomy = CITYSCAPES
+    supervision = EXACT
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        cameras = folder / "cameras.json"
-        if not cameras.exists():
-            raise ValueError(
+        self._cameras_file = folder / "cameras.json"
+        if not self._cameras_file.exists():
+            raise DataError(
                 f"{folder}: no cameras.json; "
                 f"render frames with python -m panoptic_depth_training.render frames {folder}"
             )
-        self._cameras = json.loads(cameras.read_text())
-        self.names = sorted(
-            name for name in self._cameras if all(path.exists() for path in self._paths(name))
-        )
-        if not self.names:
-            raise ValueError(f"{folder}: no frame with image, panoptic ids and depth; render some first")
+        self._cameras = read_json(self._cameras_file, _REMEDY)
+        self._table = own_ids_table(self.taxonomy)
+        self.names = list_names(folder, _SUFFIXES, "render some first")
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> LabeledImage:
-        name = self.names[index]
-        image_path, panoptic_path, depth_path = self._paths(name)
+        image, panoptic, depth = self.files_of(index)
+        rgb = read_rgb(image, _REMEDY)
+        camera = self.camera(index)
+        if (camera.height, camera.width) != rgb.shape[:2]:
+            raise DataError(
+                f"{image}: {rgb.shape[1]}x{rgb.shape[0]} px; expected {camera.width}x{camera.height} as "
+                f"{self._cameras_file.name} says; {_REMEDY}"
+            )
+        ids = read_map(panoptic, np.uint16, rgb.shape, _REMEDY)
         return LabeledImage(
-            rgb=cv2.cvtColor(read_image(image_path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB),
-            panoptic_ids=read_image(panoptic_path, cv2.IMREAD_UNCHANGED),
-            depth=read_image(depth_path, cv2.IMREAD_UNCHANGED).astype(np.float32) / DEPTH_STEPS,
-            camera=self.camera(index),
+            rgb=rgb,
+            panoptic_ids=panoptic_from(ids, self._table, panoptic, _REMEDY),
+            depth=read_depth(depth, rgb.shape, _REMEDY),
+            camera=camera,
+            name=self.name_of(index),
         )
 
     def camera(self, index: int) -> PinholeCamera:
-        values = self._cameras[self.names[index]]
-        size = {key: values[key] for key in ("height", "width")}
-        return PinholeCamera(**size, **{key: values[key] for key in ("fx", "fy", "cx", "cy")})
+        name = self.names[index]
+        if name not in self._cameras:
+            raise DataError(f"{self._cameras_file}: no camera for frame {name}; {_REMEDY}")
+        values = self._cameras[name]
+        return make_camera(self._cameras_file, values.get("height", 0), values.get("width", 0), values, _REMEDY)
 
-    def _paths(self, name: str) -> tuple[Path, Path, Path]:
+    def name_of(self, index: int) -> str:
+        return self.names[index]
+
+    def sequence_of(self, index: int) -> str:
+        """Every frame is of a street of its own."""
+        return self.names[index]
+
+    def files_of(self, index: int) -> tuple[Path, ...]:
         """Image, panoptic ids, depth."""
-        return (
-            self.folder / f"{name}_image.jpg",
-            self.folder / f"{name}_panoptic.png",
-            self.folder / f"{name}_depth.png",
-        )
-
-
-def read_image(path: Path, flags: int) -> np.ndarray:
-    """An image file as OpenCV decodes it."""
-    image = cv2.imread(str(path), flags)
-    if image is None:
-        raise ValueError(f"{path}: not a readable image; delete it and render it again")
-    return image
+        return tuple(self.folder / f"{self.names[index]}{suffix}" for suffix in _SUFFIXES)
