@@ -38,13 +38,15 @@ class Deployable(nn.Module):
         """Segments and depth of RGB images [B, H, W, 3] uint8."""
         check_size(image.shape[1], image.shape[2])
         inference = self.network.infer(self.network.normalized(image))
-        area, depth_sum = segment_sums(inference.labels, inference.depth, inference.score.shape[1])
+        # A network without depth says 0 everywhere; its manifest's taxonomy gives depth to no category.
+        depth = image.new_zeros(image.shape[:3], dtype=torch.float32) if inference.depth is None else inference.depth
+        area, depth_sum = segment_sums(inference.labels, depth, inference.score.shape[1])
         found = area > 0
         stride = image.shape[1] // inference.labels.shape[1]
         return Outputs(
             # By way of float: TensorRT knows no integer narrowing to uint8.
             segment_ids=repeated(inference.labels, stride).to(torch.float32).to(torch.uint8),
-            depth=inference.depth,
+            depth=depth,
             segment_category=inference.category.to(torch.int32),
             segment_score=torch.where(found, inference.score, 0.0),
             segment_area=area.to(torch.int32),

@@ -8,39 +8,25 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from panoptic_depth_model.pyramid import conv_block
+from panoptic_depth_model.convolutions import ConvTower, output_conv, with_coordinates
 
 # A probability of 0.1 everywhere before training, so that background does not swamp the loss.
 LOCATION_PRIOR_LOGIT = -2.19
 
 
-def with_coordinates(features: Tensor) -> Tensor:
-    """Append two channels, row then column, each from -1 to 1: kernels depend on where a segment is."""
-    batch, _, height, width = features.shape
-    rows = torch.linspace(-1, 1, height, dtype=features.dtype, device=features.device)
-    columns = torch.linspace(-1, 1, width, dtype=features.dtype, device=features.device)
-    grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))  # [2, h, w]
-    return torch.cat([features, grid.expand(batch, -1, -1, -1)], dim=1)
-
-
-class ConvTower(nn.Sequential):
-    """A stack of 3x3 convolutions at one width."""
-
-    def __init__(self, in_channels: int, width: int, num_convs: int) -> None:
-        super().__init__(*(conv_block(in_channels if i == 0 else width, width) for i in range(num_convs)))
-
-
 class LocationHead(nn.Module):
-    """Centers of things and regions of every category, as logits."""
+    """Centers of things and regions of categories, as logits."""
 
-    def __init__(self, width: int, num_convs: int, num_things: int, num_categories: int) -> None:
+    def __init__(
+        self, width: int, num_convs: int, num_things: int, num_regions: int, *, deformable: bool
+    ) -> None:
         super().__init__()
-        self.tower = ConvTower(width, width, num_convs)
+        self.tower = ConvTower(width, width, num_convs, deformable=deformable)
         self.centers = output_conv(width, num_things, 3, bias=LOCATION_PRIOR_LOGIT)
-        self.regions = output_conv(width, num_categories, 3, bias=LOCATION_PRIOR_LOGIT)
+        self.regions = output_conv(width, num_regions, 3, bias=LOCATION_PRIOR_LOGIT)
 
     def forward(self, level: Tensor) -> tuple[Tensor, Tensor]:
-        """Center logits [B, T, h, w] and region logits [B, K, h, w]."""
+        """Center logits [B, T, h, w] and region logits [B, R, h, w]."""
         features = self.tower(level)
         return self.centers(features), self.regions(features)
 
@@ -48,9 +34,9 @@ class LocationHead(nn.Module):
 class KernelHead(nn.Module):
     """A kernel [kernel_dim] for the segment at each position."""
 
-    def __init__(self, width: int, num_convs: int, kernel_dim: int) -> None:
+    def __init__(self, width: int, num_convs: int, kernel_dim: int, *, deformable: bool) -> None:
         super().__init__()
-        self.tower = ConvTower(width + 2, width, num_convs)
+        self.tower = ConvTower(width + 2, width, num_convs, deformable=deformable)
         self.kernels = output_conv(width, kernel_dim, 3)
 
     def start_at(self, values: Sequence[float]) -> None:
@@ -66,23 +52,34 @@ class KernelHead(nn.Module):
 class EmbeddingHead(nn.Module):
     """What mask kernels and depth kernels are multiplied with.
 
-    One tower serves both: at stride 4 it is the most expensive part after the backbone.
+    With a shared tower one computation serves both: at stride 4 it is the most expensive part of the network.
     """
 
-    def __init__(self, width: int, num_convs: int, depth_dim: int) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        num_convs: int,
+        depth_dim: int,
+        *,
+        deformable: bool,
+        norm: bool,
+        shared: bool,
+    ) -> None:
+        """`width` is the mask embedding's; a `depth_dim` of 0 makes no depth embedding."""
         super().__init__()
-        self.tower = ConvTower(width + 2, width, num_convs)
-        self.depth = output_conv(width, depth_dim, 1)
+        self.mask = ConvTower(in_channels + 2, width, num_convs, deformable=deformable, norm=norm)
+        separate = depth_dim > 0 and not shared
+        self.depth_tower = (
+            ConvTower(in_channels + 2, width, num_convs, deformable=deformable, norm=norm) if separate else None
+        )
+        self.depth = output_conv(width, depth_dim, 1) if depth_dim > 0 else None
 
     def forward(self, semantic: Tensor) -> tuple[Tensor, Tensor]:
         """Mask embedding [B, width, h, w] and depth embedding [B, depth_dim, h, w]."""
-        mask_embedding = self.tower(with_coordinates(semantic))
-        return mask_embedding, self.depth(mask_embedding)
-
-
-def output_conv(in_channels: int, out_channels: int, size: int, bias: float = 0.0) -> nn.Conv2d:
-    """A last convolution that starts near its bias."""
-    conv = nn.Conv2d(in_channels, out_channels, size, padding=size // 2)
-    nn.init.normal_(conv.weight, std=0.01)
-    nn.init.constant_(conv.bias, bias)  # type: ignore[arg-type]
-    return conv
+        semantic = with_coordinates(semantic)
+        mask_embedding = self.mask(semantic)
+        if self.depth is None:
+            return mask_embedding, mask_embedding[:, :0]
+        features = mask_embedding if self.depth_tower is None else self.depth_tower(semantic)
+        return mask_embedding, self.depth(features)

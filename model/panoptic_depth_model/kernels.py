@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From dense location and kernel maps to a kernel per segment (PanopticDepth, section 3.1), in static shapes.
 
-Letters: B images, N segments, C mask kernel size, D depth kernel size, K categories, h w map size. A segment
+Letters: B images, N segments, C mask kernel size, D depth kernel size, R region channels, h w map size. A segment
 that does not exist has score 0; every shape depends on the image size alone, so the exported graph needs no
 data-dependent operator.
 """
@@ -58,34 +58,43 @@ def thing_kernels(
     )
 
 
-def stuff_kernels(
+def region_kernels(
     region_logits: Tensor,
     mask_kernels: Tensor,
     depth_kernels: Tensor,
+    region_ids: Tensor,
     *,
+    adaptive: bool,
     min_probability: float,
     min_score: float,
 ) -> Kernels:
-    """One kernel per category from one pyramid level: the mean over the positions where the category wins.
+    """One kernel per region channel from one pyramid level, out of the positions that the channel wins.
 
-    The mask kernel and the score are sums over confident positions divided by the count of all won positions,
-    so that an unsure region weighs less; the depth kernel is the plain mean over confident positions.
+    Adaptive fusion (equation 1): the mask kernel and the score are sums over confident positions divided by the
+    count of all won positions, so that an unsure region weighs less; the depth kernel is the plain mean over
+    confident positions. Otherwise, as in PanopticFCN, all won positions count, and kernels are divided by the
+    area of the map, so that a region's size scales its kernel.
+
+    Maps are [B, R or C or D, h, w]; `region_ids` [R] are the categories of the region channels.
     """
-    batch, categories, _, _ = region_logits.shape
-    probability = region_logits.sigmoid().flatten(2)  # [B, K, hw]
+    batch, channels, _, _ = region_logits.shape
+    probability = region_logits.sigmoid().flatten(2)  # [B, R, hw]
     winner = probability.argmax(dim=1, keepdim=True)  # [B, 1, hw]
-    category = torch.arange(categories, device=region_logits.device)
-    won = (winner == category[:, None]).to(probability.dtype)
-    confident = torch.where(probability >= min_probability, won, 0.0)
+    channel = torch.arange(channels, device=region_logits.device)
+    won = (winner == channel[:, None]).to(probability.dtype)
+    confident = torch.where(probability >= min_probability, won, 0.0) if adaptive else won
 
-    won_count = won.sum(dim=2, keepdim=True).clamp(min=1)  # [B, K, 1]
-    confident_count = confident.sum(dim=2, keepdim=True).clamp(min=1)
+    won_count = won.sum(dim=2, keepdim=True).clamp(min=1)  # [B, R, 1]
+    if adaptive:
+        mask_area, depth_area = won_count, confident.sum(dim=2, keepdim=True).clamp(min=1)
+    else:
+        mask_area = depth_area = torch.full_like(won_count, probability.shape[2])
     score = (confident * probability).sum(dim=2) / won_count[..., 0]
     return Kernels(
-        category=category.expand(batch, -1),
+        category=region_ids.expand(batch, -1),
         score=torch.where(score > min_score, score, 0.0),
-        mask=confident @ mask_kernels.flatten(2).mT / won_count,
-        depth=confident @ depth_kernels.flatten(2).mT / confident_count,
+        mask=confident @ mask_kernels.flatten(2).mT / mask_area,
+        depth=confident @ depth_kernels.flatten(2).mT / depth_area,
     )
 
 
@@ -134,8 +143,8 @@ def fuse_things(kernels: Kernels, min_similarity: float) -> Kernels:
     )
 
 
-def fuse_stuff(levels: Sequence[Kernels]) -> Kernels:
-    """The mean over the pyramid levels on which each category was found."""
+def fuse_regions(levels: Sequence[Kernels]) -> Kernels:
+    """The mean over the pyramid levels on which each region was found."""
     present = torch.stack([(level.score > 0).to(level.score.dtype) for level in levels])  # [L, B, K]
     count = present.sum(dim=0).clamp(min=1)
     score, mask, depth = (torch.stack(parts) for parts in list(zip(*levels, strict=True))[1:])

@@ -1,7 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From overlapping masks to one segment per pixel, in static shapes.
+"""From overlapping masks to one segment per pixel: in static shapes, and as the papers tell it.
 
-Letters: B images, T things, K categories, N = T + stuff rows, P pixels.
+Letters: B images, T things, R regions, N = T + R segments (things first), P pixels, h w map size. Things come with a
+score, regions with a flag whether they were found. A region may stand for things as well: it then competes for
+pixels and is never accepted.
+
+The rules (PanopticFCN after Panoptic FPN): things are visited in falling score and dropped where accepted things
+already cover most of them; a region is accepted if it wins enough of what they leave. Then, in a depth-aware network,
+the most probable accepted segment takes each pixel; otherwise things keep what they painted, the rest is for regions
+where they win, and void is what nobody has.
 """
 
 from __future__ import annotations
@@ -27,53 +34,110 @@ def accept_greedily(masks: Tensor, score: Tensor, max_overlap: float, rounds: in
     Returns:
         accepted [B, T] bool.
     """
-    count = masks.shape[1]
-    row = torch.arange(count, device=masks.device)
-    ahead = score[:, None, :] > score[:, :, None]  # [B, i, j]: j is visited before i
-    tied = (score[:, None, :] == score[:, :, None]) & (row[None, :] < row[:, None])
-    rank = (ahead | tied).sum(dim=2).to(score.dtype)[..., None]  # [B, T, 1]
-
+    rank = ranks(score).to(score.dtype)[..., None]  # [B, T, 1]
     area = masks.to(score.dtype).sum(dim=2)
     valid = (score > 0) & (area > 0)
     accepted = valid
     for _ in range(rounds):
-        ranks = torch.where(masks & accepted[..., None], rank, float(count))
-        painter = ranks.amin(dim=1, keepdim=True)  # [B, 1, P]
+        own = torch.where(masks & accepted[..., None], rank, float(masks.shape[1]))
+        painter = own.amin(dim=1, keepdim=True)  # [B, 1, P]
         covered = (masks & (painter < rank)).to(score.dtype).sum(dim=2)
         accepted = valid & (covered <= max_overlap * area)
     return accepted
 
 
-def accept_sequentially(masks: Tensor, score: Tensor, max_overlap: float) -> Tensor:
-    """`accept_greedily` as the papers tell it: one mask after the other, each painted where it survives."""
-    accepted = torch.zeros_like(score, dtype=torch.bool)
-    for image in range(len(masks)):
-        painted = torch.zeros_like(masks[image, 0])
-        for row in torch.argsort(score[image], descending=True, stable=True).tolist():
-            mask = masks[image, row]
-            if score[image, row] <= 0 or not mask.any():
-                continue
-            if (mask & painted).sum() <= max_overlap * mask.sum():
-                accepted[image, row] = True
-                painted |= mask
-    return accepted
+def ranks(score: Tensor) -> Tensor:
+    """Place in falling score [B, T] int64, from 0; equal scores in row order."""
+    row = torch.arange(score.shape[1], device=score.device)
+    ahead = score[:, None, :] > score[:, :, None]  # [B, i, j]: j is visited before i
+    tied = (score[:, None, :] == score[:, :, None]) & (row[None, :] < row[:, None])
+    return (ahead | tied).sum(dim=2)
 
 
-def mask_quality(probability: Tensor) -> Tensor:
-    """Mean probability [B, T] inside each mask (probability > 0.5) of [B, T, P]; 0 for an empty mask."""
-    inside = (probability > 0.5).to(probability.dtype)
+def mask_quality(probability: Tensor, min_probability: float) -> Tensor:
+    """Mean probability [B, T] inside each mask (probability > `min_probability`) of [B, T, P]; 0 for an empty mask."""
+    inside = (probability > min_probability).to(probability.dtype)
     return (probability * inside).sum(dim=2) / inside.sum(dim=2).clamp(min=1)
 
 
-def accept_stuff(probability: Tensor, found: Tensor, painted: Tensor, min_area: float) -> Tensor:
-    """Which categories win at least `min_area` pixels that no accepted thing paints.
+def accept_regions(probability: Tensor, found: Tensor, painted: Tensor, min_area: float) -> Tensor:
+    """Which regions win at least `min_area` pixels that no accepted thing paints, [B, R] bool.
 
     Args:
-        probability: [B, K, P] of every category's region.
-        found: [B, K] bool.
+        probability: [B, R, P].
+        found: [B, R] bool.
         painted: [B, 1, P] bool.
     """
-    category = torch.arange(probability.shape[1], device=probability.device)
+    region = torch.arange(probability.shape[1], device=probability.device)
     winner = torch.where(found[..., None], probability, 0.0).argmax(dim=1, keepdim=True)
-    area = ((winner == category[:, None]) & ~painted).to(probability.dtype).sum(dim=2)
+    area = ((winner == region[:, None]) & ~painted).to(probability.dtype).sum(dim=2)
     return found & (area >= min_area)
+
+
+def most_probable(probability: Tensor, stays: Tensor) -> Tensor:
+    """The most probable segment that stays, as row + 1 [B, h, w] of [B, N, h, w]; 0 everywhere when none stays."""
+    labels = torch.where(stays[..., None, None], probability, -1.0).argmax(dim=1) + 1
+    return torch.where(stays.any(dim=1)[:, None, None], labels, 0)
+
+
+def painted(masks: Tensor, score: Tensor, regions: Tensor, found: Tensor, stays: Tensor) -> Tensor:
+    """The segment that has painted each pixel, as row + 1 [B, h, w]; 0 is void.
+
+    Args:
+        masks: [B, T, h, w] bool, of things.
+        score: [B, T] of things.
+        regions: probability [B, R, h, w].
+        found: [B, R] bool; regions that were found compete also where they do not stay.
+        stays: [B, N] bool, things first.
+    """
+    things = score.shape[1]
+    rank = torch.where(masks & stays[:, :things, None, None], ranks(score)[..., None, None], things)
+    winner = torch.where(found[..., None, None], regions, 0.0).argmax(dim=1)
+    free = torch.where(stays[:, things:].gather(1, winner.flatten(1)).view_as(winner), things + winner + 1, 0)
+    return torch.where(rank.amin(dim=1) < things, rank.argmin(dim=1) + 1, free)
+
+
+def merge_sequentially(
+    things: Tensor,
+    score: Tensor,
+    regions: Tensor,
+    found: Tensor,
+    is_stuff: Tensor,
+    *,
+    min_probability: float,
+    max_overlap: float,
+    min_area: float,
+    allow_void: bool,
+) -> tuple[Tensor, Tensor]:
+    """One image's merge as the papers tell it, one segment after the other: what the functions above must equal.
+
+    Args:
+        things: probability [T, h, w].
+        score: [T]; 0 for a row that takes no part.
+        regions: probability [R, h, w].
+        found: [R] bool.
+        is_stuff: [R] bool; False where a region stands for things.
+
+    Returns:
+        labels [h, w], row + 1 of things and then regions, 0 void; and which of them stay [T + R] bool.
+    """
+    labels = torch.zeros(things.shape[1:], dtype=torch.int64)
+    stays = torch.zeros(len(things) + len(regions), dtype=torch.bool)
+    for row in torch.argsort(score, descending=True, stable=True).tolist():
+        mask = things[row] > min_probability
+        area, covered = int(mask.sum()), int((mask & (labels > 0)).sum())
+        if score[row] > 0 and area > 0 and covered <= max_overlap * area:
+            stays[row] = True
+            labels[mask & (labels == 0)] = row + 1
+    winner = torch.where(found[:, None, None], regions, 0.0).argmax(dim=0)
+    free = labels == 0
+    for row in range(len(regions)):
+        won = free & (winner == row)
+        if found[row] and is_stuff[row] and int(won.sum()) >= min_area:
+            stays[len(things) + row] = True
+            labels[won] = len(things) + row + 1
+    if not allow_void and bool(stays.any()):
+        probability = torch.cat([things, regions])
+        probability[~stays] = -1.0
+        labels = probability.argmax(dim=0) + 1
+    return labels, stays

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """PanopticDepth (Gao et al., CVPR 2022): masks and depth of every segment from kernels generated for it.
 
-Start reading at `PanopticDepth`. Letters: B images, H W image size, h w map size, T things, K categories,
-N segments, C width, E depth embedding size.
+Start reading at `PanopticDepth`. Letters: B images, H W image size, h w map size, T things, R region channels,
+N segments, C mask kernel size, D depth kernel size, E depth embedding size.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from math import ceil
 from typing import NamedTuple
 
 import torch
@@ -15,99 +15,34 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from panoptic_depth_model.backbones import build_backbone
-from panoptic_depth_model.depth import DepthScale, select_then_dot
+from panoptic_depth_model.config import EMBEDDING_STRIDE, PanopticDepthConfig
+from panoptic_depth_model.depth import select_then_dot
 from panoptic_depth_model.heads import EmbeddingHead, KernelHead, LocationHead
 from panoptic_depth_model.kernels import (
     Kernels,
     concatenate,
     dynamic_convolution,
-    fuse_stuff,
+    fuse_regions,
     fuse_things,
+    region_kernels,
     sort_by_score,
-    stuff_kernels,
     thing_kernels,
 )
-from panoptic_depth_model.merge import accept_greedily, accept_stuff, mask_quality
+from panoptic_depth_model.merge import accept_greedily, accept_regions, mask_quality, most_probable, painted
 from panoptic_depth_model.pyramid import FeaturePyramid, SemanticPyramid
 
 SIZE_MULTIPLE = 32  # the coarsest backbone stride
 LEVEL_STRIDES = (8, 16, 32, 64, 128)  # of the pyramid levels p3..p7 that have kernel heads
 CENTER_WINDOWS = (3, 3, 3, 5, 5)  # smoothing of the center maps on these levels
-EMBEDDING_STRIDE = 4
-
-
-@dataclass(frozen=True)
-class Decisions:
-    """The thresholds that turn probabilities into segments; areas in pixels of the network's input."""
-
-    centers_per_level: int = 100
-    min_center_score: float = 0.01
-    min_region_probability: float = 0.4
-    min_region_score: float = 0.1
-    min_similarity: float = 0.97  # of two kernels that are the same thing
-    max_things: int = 100
-    min_thing_score: float = 0.2
-    max_overlap: float = 0.5
-    min_stuff_area_px: int = 2048
-    merge_rounds: int = 8
-    label_stride: int = 1  # pixel grid on which the best segment is picked; 1, 2 or 4
-
-
-@dataclass(frozen=True)
-class PanopticDepthConfig:
-    """A PanopticDepth network. The same values that build it are stored with its weights."""
-
-    num_categories: int
-    thing_ids: tuple[int, ...]
-    backbone: str
-    width: int  # channels of the pyramid, the heads and the mask embedding
-    head_convs: int
-    depth_dim: int = 16
-    depth: DepthScale = field(default_factory=DepthScale)
-    decisions: Decisions = field(default_factory=Decisions)
-    pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  # RGB, of values 0..255
-    pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
-
-    def __post_init__(self) -> None:
-        if not all(0 <= category < self.num_categories for category in self.thing_ids):
-            raise ValueError(f"thing ids {self.thing_ids} are not all below {self.num_categories} categories")
-        if self.decisions.label_stride not in (1, 2, EMBEDDING_STRIDE):
-            raise ValueError(
-                f"label_stride is {self.decisions.label_stride}; expected 1, 2 or {EMBEDDING_STRIDE}"
-            )
-
-    @property
-    def stuff_ids(self) -> tuple[int, ...]:
-        return tuple(i for i in range(self.num_categories) if i not in self.thing_ids)
-
-    @property
-    def num_segments(self) -> int:
-        """Rows of the segment table: the best things, then every stuff category."""
-        return self.decisions.max_things + len(self.stuff_ids)
-
-
-CITYSCAPES_THINGS = tuple(range(11, 19))
-
-PRESETS = {
-    # Small enough for a laptop's processor; every map is a quarter of the paper's width.
-    "compact": PanopticDepthConfig(
-        num_categories=19,
-        thing_ids=CITYSCAPES_THINGS,
-        backbone="resnet18",
-        width=64,
-        head_convs=2,
-        decisions=Decisions(max_things=50, min_stuff_area_px=128, label_stride=2),
-    ),
-}
 
 
 class LevelMaps(NamedTuple):
     """What the heads say on one pyramid level."""
 
     centers: Tensor  # [B, T, h, w] logits
-    regions: Tensor  # [B, K, h, w] logits
-    mask_kernels: Tensor  # [B, C, h, w]
-    depth_kernels: Tensor  # [B, 2 + E, h, w]
+    regions: Tensor  # [B, R, h, w] logits
+    mask_kernels: Tensor  # [B, C, h, w], before the things' or the regions' embedding
+    depth_kernels: Tensor  # [B, D, h, w]; D is 0 without kernels for depth
 
 
 class Maps(NamedTuple):
@@ -115,14 +50,28 @@ class Maps(NamedTuple):
 
     levels: list[LevelMaps]  # p3..p7
     mask_embedding: Tensor  # [B, C, H/4, W/4]
-    depth_embedding: Tensor  # [B, E, H/4, W/4]
+    depth_embedding: Tensor  # [B, E, H/4, W/4]; E is 0 without depth
+
+
+class Segments(NamedTuple):
+    """What may become a segment: the best things, and every region."""
+
+    things: Kernels  # T rows
+    regions: Kernels  # R rows
+
+
+class Choice(NamedTuple):
+    """Which segments stay, and which of them has each pixel."""
+
+    labels: Tensor  # [B, H/s, W/s] int64, row + 1 of the segment table; 0 void
+    score: Tensor  # [B, N] of the segment table; 0 for an empty row
 
 
 class Inference(NamedTuple):
     """The answer for a batch; `labels` lie on a grid that is `label_stride` times coarser than the image."""
 
     labels: Tensor  # [B, H/s, W/s] int64; 0 void, k = row k-1 of the table
-    depth: Tensor  # [B, H, W] m
+    depth: Tensor | None  # [B, H, W] m; None for a network without depth
     category: Tensor  # [B, N] int64
     score: Tensor  # [B, N]; 0 for an empty row
 
@@ -133,30 +82,69 @@ class PanopticDepth(nn.Module):
     def __init__(self, config: PanopticDepthConfig) -> None:
         super().__init__()
         self.config = config
-        width, convs = config.width, config.head_convs
+        width, convs, embedding = config.width, config.head_convs, config.embedding
+        deformable = config.deformable_heads
         self.backbone = build_backbone(config.backbone)
         self.pyramid = FeaturePyramid(self.backbone.channels, width)
         self.semantic_pyramid = SemanticPyramid(width)
-        self.location_head = LocationHead(width, convs, len(config.thing_ids), config.num_categories)
-        self.mask_kernel_head = KernelHead(width, convs, width)
-        self.depth_kernel_head = KernelHead(width, convs, 2 + config.depth_dim)
-        self.depth_kernel_head.start_at(config.depth.starting_logits)
-        self.embedding_head = EmbeddingHead(width, convs, config.depth_dim)
-        self.embed_things = nn.Linear(width, width)
-        self.embed_stuff = nn.Linear(width, width)
-        self.register_buffer("thing_ids", torch.tensor(config.thing_ids), persistent=False)
-        self.register_buffer("stuff_ids", torch.tensor(config.stuff_ids), persistent=False)
+        self.location_head = LocationHead(
+            width, convs, len(config.thing_ids), len(config.regions), deformable=deformable
+        )
+        self.mask_kernel_head = KernelHead(width, convs, width, deformable=False)
+        self.depth_kernel_head: KernelHead | None = None
+        if config.depth and config.depth_kernel_size:
+            self.depth_kernel_head = KernelHead(width, convs, config.depth_kernel_size, deformable=deformable)
+            self.depth_kernel_head.start_at(config.depth.starting_values)
+        self.embedding_head = EmbeddingHead(
+            width,
+            embedding.width,
+            convs,
+            config.depth_embedding_size,
+            deformable=embedding.deformable,
+            norm=embedding.norm,
+            shared=embedding.shared,
+        )
+        self.embed_things = nn.Linear(width, embedding.width)
+        self.embed_stuff = nn.Linear(width, embedding.width)
+        self._register_constants(config)
+
+    def _register_constants(self, config: PanopticDepthConfig) -> None:
+        """What moves to the device with the network and is not stored with its weights."""
+        is_stuff = [category in config.stuff_ids for category in config.regions]
+        stuff_rows = [row for row, yes in enumerate(is_stuff) if yes]
+        first = 1 + config.decisions.max_things  # labels begin at 1, regions follow the things
+        region_labels = [first + stuff_rows.index(row) if yes else 0 for row, yes in enumerate(is_stuff)]
+        for name, values in (
+            ("thing_ids", config.thing_ids),
+            ("stuff_ids", config.stuff_ids),
+            ("region_ids", config.regions),
+            ("is_stuff", is_stuff),
+            ("stuff_rows", stuff_rows),
+            ("table_label", [*range(first), *region_labels]),
+        ):
+            self.register_buffer(name, torch.tensor(values), persistent=False)
         self.register_buffer("pixel_mean", torch.tensor(config.pixel_mean)[:, None, None], persistent=False)
         self.register_buffer("pixel_std", torch.tensor(config.pixel_std)[:, None, None], persistent=False)
         self.thing_ids: Tensor
         self.stuff_ids: Tensor
+        self.region_ids: Tensor
+        self.is_stuff: Tensor  # [R] bool
+        self.stuff_rows: Tensor  # the region channels that are stuff
+        self.table_label: Tensor  # row + 1 in the segment table, of row + 1 among things and all regions
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
 
     def normalized(self, image: Tensor) -> Tensor:
-        """What `forward` and `infer` take, [B, 3, H, W], from RGB images [B, H, W, 3] uint8."""
+        """What `forward` and `infer` take, [B, 3, H', W'], from RGB images [B, H, W, 3] uint8.
+
+        H' and W' are the next multiples of 32; the rows and columns that are added are zero.
+        """
+        height, width = image.shape[1:3]
         # TensorRT moves bytes only after they became floats, hence the conversion before the permutation.
-        return (image.to(torch.float32).permute(0, 3, 1, 2) - self.pixel_mean) / self.pixel_std
+        normalized = (image.to(torch.float32).permute(0, 3, 1, 2) - self.pixel_mean) / self.pixel_std
+        if height % SIZE_MULTIPLE or width % SIZE_MULTIPLE:
+            normalized = F.pad(normalized, (0, -width % SIZE_MULTIPLE, 0, -height % SIZE_MULTIPLE))
+        return normalized
 
     def forward(self, image: Tensor) -> Maps:
         """The dense maps for a normalized image [B, 3, H, W]."""
@@ -167,16 +155,26 @@ class PanopticDepth(nn.Module):
 
     def level_maps(self, level: Tensor) -> LevelMaps:
         centers, regions = self.location_head(level)
-        return LevelMaps(centers, regions, self.mask_kernel_head(level), self.depth_kernel_head(level))
+        depth_kernels = level[:, :0] if self.depth_kernel_head is None else self.depth_kernel_head(level)
+        return LevelMaps(centers, regions, self.mask_kernel_head(level), depth_kernels)
 
-    def infer(self, image: Tensor) -> Inference:
-        """Segments and depth for a normalized image [B, 3, H, W]."""
+    def infer(self, image: Tensor, size: tuple[int, int] | None = None) -> Inference:
+        """Segments and depth for a normalized image [B, 3, H', W'].
+
+        Args:
+            size: height and width of the image before `normalized` padded it; the answer has this size.
+        """
+        height, width = size or (image.shape[2], image.shape[3])
         maps = self(image)
-        things, stuff = self.things(maps.levels), self.stuff(maps.levels)
-        probability, score = self.merge(things, stuff, maps.mask_embedding)
-        labels = pick_labels(probability, score, self.config.decisions.label_stride)
-        segments = concatenate([things, rows(stuff, self.stuff_ids)])
-        return Inference(labels, self.depth(segments, labels, maps.depth_embedding), segments.category, score)
+        segments = self.segments(maps.levels)
+        choice = self.choose(segments, maps.mask_embedding, (height, width), self.config.decisions.label_stride)
+        table = self.table(segments)
+        depth = self.depth(table, choice.labels, maps.depth_embedding, (height, width))
+        return Inference(choice.labels, depth, table.category, choice.score)
+
+    def segments(self, levels: list[LevelMaps]) -> Segments:
+        """Kernels of things and regions from all levels, fused: the kernel producer."""
+        return Segments(self.things(levels), self.regions(levels))
 
     def things(self, levels: list[LevelMaps]) -> Kernels:
         """Up to `max_things` kernels of things, in falling score of their centers."""
@@ -200,57 +198,81 @@ class PanopticDepth(nn.Module):
         # A score only falls from here on (by mask quality): a center below the last threshold is out already.
         return fused._replace(score=torch.where(fused.score >= decisions.min_thing_score, fused.score, 0.0))
 
-    def stuff(self, levels: list[LevelMaps]) -> Kernels:
-        """One kernel per category, things included: their regions compete with stuff for pixels."""
+    def regions(self, levels: list[LevelMaps]) -> Kernels:
+        """One kernel per region channel, things included: their regions compete with stuff for pixels."""
         decisions = self.config.decisions
         found = [
-            stuff_kernels(
+            region_kernels(
                 level.regions,
                 level.mask_kernels,
                 level.depth_kernels,
+                self.region_ids,
+                adaptive=self.config.adaptive_fusion,
                 min_probability=decisions.min_region_probability,
                 min_score=decisions.min_region_score,
             )
             for level in levels
         ]
-        fused = fuse_stuff(found)
+        fused = fuse_regions(found)
         return fused._replace(mask=self.embed_stuff(fused.mask))
 
-    def merge(self, things: Kernels, stuff: Kernels, mask_embedding: Tensor) -> tuple[Tensor, Tensor]:
-        """Mask probabilities [B, N, h, w] and scores [B, N] of segments that stay; -1 and 0 for others."""
+    def table(self, segments: Segments) -> Kernels:
+        """The rows of the segment table: all things, then the regions that are stuff."""
+        return concatenate([segments.things, rows(segments.regions, self.stuff_rows)])
+
+    def choose(
+        self, segments: Segments, mask_embedding: Tensor, size: tuple[int, int], label_stride: int
+    ) -> Choice:
+        """Masks of all segments, merged. Segments are accepted at stride 4, pixels given at `label_stride`."""
+        things, regions = segments
         decisions = self.config.decisions
-        thing_probability = dynamic_convolution(things.mask, mask_embedding).sigmoid()
-        stuff_probability = dynamic_convolution(stuff.mask, mask_embedding).sigmoid()
-
-        score = things.score * mask_quality(thing_probability.flatten(2))
+        thing_masks = dynamic_convolution(things.mask, mask_embedding).sigmoid()  # [B, T, h, w]
+        region_masks = dynamic_convolution(regions.mask, mask_embedding).sigmoid()  # [B, R, h, w]
+        score = things.score * mask_quality(thing_masks.flatten(2), decisions.min_mask_probability)
         score = torch.where(score >= decisions.min_thing_score, score, 0.0)
-        masks = thing_probability.flatten(2) > 0.5
-        thing_stays = accept_greedily(masks, score, decisions.max_overlap, decisions.merge_rounds)
-        painted = (masks & thing_stays[..., None]).any(dim=1, keepdim=True)
+
+        shown = [cropped(masks, size, EMBEDDING_STRIDE).flatten(2) for masks in (thing_masks, region_masks)]
+        visible = shown[0] > decisions.min_mask_probability
+        thing_stays = accept_greedily(visible, score, decisions.max_overlap, decisions.merge_rounds)
+        taken = (visible & thing_stays[..., None]).any(dim=1, keepdim=True)
         min_area = decisions.min_stuff_area_px / EMBEDDING_STRIDE**2
-        stuff_stays = accept_stuff(stuff_probability.flatten(2), stuff.score > 0, painted, min_area)
+        found = regions.score > 0
+        region_stays = accept_regions(shown[1], found, taken, min_area) & self.is_stuff
 
-        stays = torch.cat([thing_stays, stuff_stays.index_select(1, self.stuff_ids)], dim=1)
-        probability = torch.cat([thing_probability, stuff_probability.index_select(1, self.stuff_ids)], dim=1)
-        score = torch.cat([score, stuff.score.index_select(1, self.stuff_ids)], dim=1)
-        return torch.where(stays[..., None, None], probability, -1.0), torch.where(stays, score, 0.0)
+        factor = EMBEDDING_STRIDE // label_stride
+        stays = torch.cat([thing_stays, region_stays[:, self.stuff_rows]], dim=1)
+        if decisions.allow_void:
+            masks = upsampled(thing_masks, factor) > decisions.min_mask_probability
+            both_stay = torch.cat([thing_stays, region_stays], dim=1)
+            owner = painted(masks, score, upsampled(region_masks, factor), found, both_stay)
+            labels = self.table_label[owner]
+        else:
+            stuff_masks = region_masks.index_select(1, self.stuff_rows)
+            labels = most_probable(upsampled(torch.cat([thing_masks, stuff_masks], dim=1), factor), stays)
+        table_score = torch.cat([score, regions.score[:, self.stuff_rows]], dim=1)
+        return Choice(cropped(labels, size, label_stride), torch.where(stays, table_score, 0.0))
 
-    def depth(self, segments: Kernels, labels: Tensor, depth_embedding: Tensor) -> Tensor:
+    def depth(
+        self, table: Kernels, labels: Tensor, depth_embedding: Tensor, size: tuple[int, int]
+    ) -> Tensor | None:
         """Depth [B, H, W]; void pixels use the first row, so that depth is finite everywhere."""
+        if self.config.depth is None:
+            return None
         stride = self.config.decisions.label_stride
-        embedding = upsampled(depth_embedding, EMBEDDING_STRIDE)
-        segment_rows = repeated((labels - 1).clamp(min=0), stride)
-        return select_then_dot(segments.depth, segment_rows, embedding, self.config.depth)
+        embedding = cropped(upsampled(depth_embedding, EMBEDDING_STRIDE), size, 1)
+        segment_rows = cropped(repeated((labels - 1).clamp(min=0), stride), size, 1)
+        return self.config.depth.limited(select_then_dot(table.depth, segment_rows, embedding, self.config.depth))
 
-
-def pick_labels(probability: Tensor, score: Tensor, label_stride: int) -> Tensor:
-    """The most probable segment of every pixel, as row + 1 [B, H/s, W/s]; 0 everywhere when no segment stays.
-
-    Probabilities are interpolated before the choice, which draws smooth borders.
-    """
-    labels = upsampled(probability, EMBEDDING_STRIDE // label_stride).argmax(dim=1) + 1
-    anything = (score > 0).any(dim=1)
-    return torch.where(anything[:, None, None], labels, 0)
+    def answer_depth(self, maps: Maps) -> Tensor:
+        """Depth [B, H/4, W/4] of the network's own segments, before the limits: what a frame with depth but
+        without segments can teach. Gradients pass through kernels and embedding, not through the choice."""
+        assert self.config.depth is not None
+        segments = self.segments(maps.levels)
+        height, width = (EMBEDDING_STRIDE * length for length in maps.mask_embedding.shape[2:])
+        with torch.no_grad():
+            labels = self.choose(segments, maps.mask_embedding, (height, width), EMBEDDING_STRIDE).labels
+        table = self.table(segments)
+        return select_then_dot(table.depth, (labels - 1).clamp(min=0), maps.depth_embedding, self.config.depth)
 
 
 def upsampled(maps: Tensor, factor: int) -> Tensor:
@@ -265,6 +287,11 @@ def repeated(labels: Tensor, factor: int) -> Tensor:
     batch, height, width = labels.shape
     blocks = labels[:, :, None, :, None].expand(-1, -1, factor, -1, factor)
     return blocks.reshape(batch, height * factor, width * factor)
+
+
+def cropped(maps: Tensor, size: tuple[int, int], stride: int) -> Tensor:
+    """The part of maps [..., h, w] at `stride` that shows an image of this size."""
+    return maps[..., : ceil(size[0] / stride), : ceil(size[1] / stride)]
 
 
 def rows(kernels: Kernels, index: Tensor) -> Kernels:

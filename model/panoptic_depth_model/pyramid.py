@@ -8,17 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
-def group_norm(channels: int) -> nn.GroupNorm:
-    """Groups of eight channels, as in the paper's GroupNorm(32) on 256; independent of the batch."""
-    return nn.GroupNorm(channels // 8, channels)
-
-
-def conv_block(in_channels: int, out_channels: int) -> nn.Sequential:
-    """3x3 convolution, GroupNorm, ReLU."""
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False), group_norm(out_channels), nn.ReLU()
-    )
+from panoptic_depth_model.convolutions import conv_block
 
 
 class FeaturePyramid(nn.Module):

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from panoptic_depth_model.config import Decisions, EmbeddingConfig, PanopticDepthConfig
 from panoptic_depth_model.depth import DepthScale
-from panoptic_depth_model.panoptic_depth import Decisions, PanopticDepth, PanopticDepthConfig
+from panoptic_depth_model.panoptic_depth import PanopticDepth
 
-FORMAT = "panoptic_depth weights 1"
+FORMAT = "panoptic_depth weights 2"
 
 
 def save_weights(path: Path, network: PanopticDepth, facts: Mapping[str, Any]) -> None:
@@ -47,8 +48,12 @@ def load_weights(path: Path) -> tuple[PanopticDepth, dict[str, Any]]:
 
 def config_from_dict(values: Mapping[str, Any]) -> PanopticDepthConfig:
     """The inverse of dataclasses.asdict; an unknown or missing field raises TypeError."""
-    depth, decisions = DepthScale(**values["depth"]), Decisions(**values["decisions"])
-    return PanopticDepthConfig(**{**values, "depth": depth, "decisions": decisions})
+    parts = {
+        "embedding": EmbeddingConfig(**values["embedding"]),
+        "depth": values["depth"] and DepthScale(**values["depth"]),
+        "decisions": Decisions(**values["decisions"]),
+    }
+    return PanopticDepthConfig(**{**values, **parts})
 
 
 def digest(state: Mapping[str, Tensor]) -> str:
