@@ -1,71 +1,292 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores worked out by hand on a few pixels."""
+"""From a file with weights to tables, JSON, page and pictures; and networks that are scored while they train."""
 
 from __future__ import annotations
 
-import math
+import json
+import os
+import shutil
+import signal
+import xml.dom.minidom
+from dataclasses import replace
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
-from panoptic_depth_model.panoptic_depth import PRESETS, PanopticDepth
-from panoptic_depth_ros.taxonomy import VOID_PANOPTIC_ID
+from panoptic_depth_model.config import PRESETS, segmentation_only
+from panoptic_depth_model.deployable import Deployable
+from panoptic_depth_model.panoptic_depth import PanopticDepth
+from panoptic_depth_model.weights import digest, load_weights, save_weights
+from panoptic_depth_ros.manifest import OUTPUTS, ModelError
 from panoptic_depth_training.datasets.cityscapes import CITYSCAPES
-from panoptic_depth_training.evaluate import Tally, evaluate, panoptic_ids, table
+from panoptic_depth_training.datasets.frames import FrameFolder
+from panoptic_depth_training.datasets.labeled import Supervision
+from panoptic_depth_training.evaluate import (
+    evaluate,
+    evaluation_of,
+    main,
+    parse_arguments,
+    predicted_picture,
+    table,
+)
 from panoptic_depth_training.facts import ModelFacts
+from panoptic_depth_training.score_pictures import compared
+from panoptic_depth_training.scores_files import best_and_worst
+from panoptic_depth_training.scoring import Answer, FrameScore, Rules, ScoringSettings
+from panoptic_depth_training.torch_engine import TorchEngine, engine_for, evaluating, open_model
 
-VOID = VOID_PANOPTIC_ID
-
-
-def tally_of(prediction: list[int], truth: list[int]) -> Tally:
-    tally = Tally(3, 80.0)
-    tally.add_labels(np.array([prediction], np.uint16), np.array([truth], np.uint16))
-    return tally
-
-
-def test_the_truth_itself_scores_one():
-    ids = [0, 0, 1001, 1001, 1002, 2001]
-    tally = tally_of(ids, ids)
-    assert tally.iou().tolist() == [1, 1, 1]
-    assert tally.pq().tolist() == [1, 1, 1]
+FACTS = ModelFacts("compact", CITYSCAPES, 64, 96, 80.0)
+CONFIG = replace(PRESETS["compact"], width=16)
 
 
-def test_iou_is_of_pixels_and_pq_of_segments():
-    #  One of two cars is found with 2 of its 3 pixels, the other is taken for road.
-    tally = tally_of([1001, 1001, 0, 0, 0, 0], [1007, 1007, 1007, 1002, 0, 0])
-    np.testing.assert_allclose(tally.iou(), [2 / 4, 2 / 4, np.nan])
-    # Road: 2 of 4 pixels is no match, so one missed and one invented.
-    np.testing.assert_allclose(tally.pq(), [0, (2 / 3) / (1 + 1 / 2), np.nan])
+def network_of(config=CONFIG) -> PanopticDepth:
+    torch.manual_seed(0)
+    return PanopticDepth(config)
 
 
-def test_pixels_without_truth_do_not_count_and_predicted_void_is_a_miss():
-    tally = tally_of([0, 0, VOID, 1001], [0, 0, 0, VOID])
-    np.testing.assert_allclose(tally.iou(), [2 / 3, np.nan, np.nan])
-    np.testing.assert_allclose(tally.pq(), [2 / 3, np.nan, np.nan])
+@pytest.fixture
+def weights(tmp_path) -> Path:
+    path = tmp_path / "weights.pt"
+    save_weights(path, network_of(), replace(FACTS, scores={"training": "none"}).to_dict())
+    return path
 
 
-def test_depth_scores_leave_out_what_is_unknown_or_beyond_the_limit():
-    tally = Tally(3, 80.0)
-    tally.add_depth(np.array([11.0, 30.0, 5.0, 5.0]), np.array([10.0, 20.0, 0.0, 100.0]))
-    assert tally.abs_rel == [pytest.approx((0.1 + 0.5) / 2)]
-    assert tally.delta_1 == [0.5]
+@pytest.fixture
+def broken_frames(frames, tmp_path) -> Path:
+    """The frames, of which number 2 is cut short."""
+    folder = Path(shutil.copytree(frames, tmp_path / "broken"))
+    panoptic = folder / "000002_panoptic.png"
+    panoptic.write_bytes(panoptic.read_bytes()[:-20])
+    return folder
 
 
-def test_panoptic_ids_number_things_by_row():
-    segment_ids, category = np.array([[0, 1], [2, 3]], np.uint8), np.array([13, 13, 0], np.int32)
-    ids = panoptic_ids(segment_ids, category, CITYSCAPES.thing_ids)
-    assert ids.tolist() == [[VOID, 13001], [13002, 0]]
+def scores_in(folder: Path) -> dict:
+    return json.loads((folder / "scores.json").read_text())
+
+
+def test_the_engine_answers_as_the_exported_graph_would():
+    network = network_of().eval()
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3), dtype=np.uint8)
+    with torch.inference_mode():
+        expected = Deployable(network)(torch.from_numpy(images))
+    outputs = engine_for(network, FACTS, "n").infer(images)
+    assert tuple(outputs) == OUTPUTS
+    for name, value in zip(OUTPUTS, expected, strict=True):
+        np.testing.assert_array_equal(outputs[name], value.numpy())
+
+
+def test_every_part_of_a_network_is_back_in_its_own_mode():
+    network = network_of().train()
+    network.backbone.freeze(1, norms=True)
+    before = [module.training for module in network.modules()]
+    assert len(set(before)) == 2
+    with evaluating(network):
+        assert not any(module.training for module in network.modules())
+    engine_for(network, FACTS, "n").infer(np.zeros((1, 64, 96, 3), np.uint8))
+    predicted_picture(network, torch.zeros(64, 96, 3, dtype=torch.uint8))
+    assert [module.training for module in network.modules()] == before
+
+
+def test_an_input_of_twice_the_size_sees_twice_the_focal_length(weights):
+    engine = open_model(weights, size=(128, 192))
+    assert isinstance(engine, TorchEngine)
+    assert (engine.manifest.height, engine.manifest.width, engine.manifest.focal_length_px) == (128, 192, 160.0)
+    assert engine.manifest.digest == digest(load_weights(weights)[0].state_dict())
+
+
+def test_a_network_without_depth_says_so_of_every_category():
+    manifest = engine_for(network_of(segmentation_only(CONFIG)), FACTS, "n").manifest
+    assert not any(category.has_depth for category in manifest.taxonomy)
+    assert manifest.taxonomy.names == CITYSCAPES.names
+
+
+def test_a_depth_range_that_starts_at_zero_fits_into_a_manifest():
+    released = replace(CONFIG, depth=replace(CONFIG.depth, min_m=0.0))
+    assert engine_for(network_of(released), FACTS, "n").manifest.min_depth_m > 0
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04 cut"])
+def test_a_file_that_holds_no_weights_is_named(tmp_path, content):
+    path = tmp_path / "weights.pt"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"weights\.pt"):
+        open_model(path)
+
+
+def test_weights_do_not_run_on_engines_of_exported_models(weights):
+    with pytest.raises(ModelError, match="export them first"):
+        open_model(weights, "tensorrt")
 
 
 def test_an_untrained_network_gets_a_row_for_every_score(frames):
-    torch.manual_seed(0)
-    network = PanopticDepth(PRESETS["compact"]).eval()
-    facts = ModelFacts("compact", CITYSCAPES, 64, 96, 80.0)
-    scores = evaluate(network, facts, f"synthetic:{frames}", 2)
+    network = network_of().train()
+    scores = evaluate(network, FACTS, f"synthetic:{frames}", 2)
     assert scores["images"] == 2
-    for name in ("miou", "pq", "pq_things", "pq_stuff", "delta_1"):
-        assert 0 <= float(scores[name]) <= 1
-    assert not math.isnan(float(scores["abs_rel"]))
-    assert "iou_car" in scores
+    assert {"miou", "pq", "pq_things", "pq_stuff", "abs_rel", "delta_1", "dpq", "iou_car"} <= set(scores)
+    assert all(0 <= float(scores[name]) <= 1 for name in ("miou", "pq", "pq_things", "pq_stuff", "delta_1", "dpq"))
+    assert network.training
     assert "miou" in table(scores)
+
+
+def test_data_without_a_readable_image_is_an_error(broken_frames):
+    with pytest.raises(ValueError, match=r"000002_panoptic\.png"):
+        evaluate(network_of(), FACTS, f"synthetic:{broken_frames}@2:3", 5)
+
+
+def test_the_scores_are_written_as_json_and_as_a_page_with_pictures(weights, frames, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main([str(weights), "--data", f"synthetic:{frames}", "--out", str(out), "--device", "cpu"]) == 0
+    contents = scores_in(out)
+    assert contents["complete"]
+    assert contents["model"]["digest"] == digest(load_weights(weights)[0].state_dict())
+    assert [frame["name"] for frame in contents["scores"]["frames"]] == [f"{index:06d}" for index in range(6)]
+    flat = evaluate(load_weights(weights)[0], FACTS, f"synthetic:{frames}", 6)
+    assert contents["scores"]["panoptic"]["all"]["pq"] == pytest.approx(flat["pq"], abs=1e-4)
+    assert contents["scores"]["depth"]["overall"]["abs_rel"] == pytest.approx(flat["abs_rel"], abs=1e-4)
+    document = xml.dom.minidom.parse(str(out / "scores.html"))
+    pictures = [node.getAttribute("src") for node in document.getElementsByTagName("img")]
+    assert sorted(pictures) == [f"frames/{index:06d}.jpg" for index in range(6)]
+    assert all(cv2.imread(str(out / picture)) is not None for picture in pictures)
+    assert "panoptic quality" in capsys.readouterr().out
+
+
+def test_two_processes_give_the_scores_of_one(weights, frames, tmp_path):
+    outs = [tmp_path / "one", tmp_path / "two"]
+    for jobs, out in zip("12", outs, strict=True):
+        assert main([str(weights), "--data", f"synthetic:{frames}", "--out", str(out), "--jobs", jobs]) == 0
+    one, two = (scores_in(out)["scores"] for out in outs)
+    assert one["frames"] == two["frames"]
+    assert one["panoptic"] == two["panoptic"]
+    assert one["depth"]["overall"] == pytest.approx(two["depth"]["overall"], rel=1e-6)
+
+
+def test_an_unreadable_frame_is_named_and_the_exit_status_is_one(weights, broken_frames, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = [str(weights), "--data", f"synthetic:{broken_frames}", "--out", str(out), "--record"]
+    assert main(arguments) == 1
+    contents = scores_in(out)
+    assert not contents["complete"]
+    assert contents["scores"]["images"] == 5
+    assert len(contents["scores"]["images_not_scored"]) == 1
+    assert "000002_panoptic.png" in contents["scores"]["images_not_scored"][0]
+    assert "000002_panoptic.png" in capsys.readouterr().err
+    assert load_weights(weights)[1]["scores"] == {"training": "none"}  # not recorded: an image is missing
+
+
+def test_recorded_scores_replace_earlier_ones_and_join_what_the_weights_say(weights, frames):
+    state = digest(load_weights(weights)[0].state_dict())
+    data = f"synthetic:{frames}"
+    earlier = {"training": "none", "pq": 0.9, "iou_train": 0.8}
+    save_weights(weights, load_weights(weights)[0], replace(FACTS, scores=earlier).to_dict())
+    assert main([str(weights), "--data", data, "--count", "2", "--record"]) == 0
+    network, facts = load_weights(weights)
+    assert digest(network.state_dict()) == state
+    assert facts["scores"]["training"] == "none"
+    assert facts["scores"]["data"] == data
+    assert facts["scores"]["evaluation"].endswith("--count 2 --record")
+    assert "iou_train" not in facts["scores"]  # of another evaluation
+    assert facts["scores"]["images"] == 2
+    assert facts["scores"]["pq"] == evaluate(network, FACTS, data, 2)["pq"]
+
+
+def test_an_interrupted_evaluation_keeps_what_was_scored_and_says_so(weights, frames, tmp_path, capsys, monkeypatch):
+    infer, calls = TorchEngine.infer, []
+
+    def interrupted(engine, images):
+        calls.append(1)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return infer(engine, images)
+
+    monkeypatch.setattr(TorchEngine, "infer", interrupted)
+    out = tmp_path / "out"
+    assert main([str(weights), "--data", f"synthetic:{frames}", "--out", str(out), "--record"]) == 130
+    contents = scores_in(out)
+    assert not contents["complete"]
+    assert contents["scores"]["images"] == 3  # the third was finished
+    assert "INCOMPLETE: stopped after 3 of 6 images" in capsys.readouterr().out
+    assert "INCOMPLETE" in (out / "scores.html").read_text()
+    assert load_weights(weights)[1]["scores"] == {"training": "none"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--data", "camvid:/nowhere:val"], "no such folder"),
+        (["--data", "nothing:here"], "unknown data"),
+        (["--size", "100x100"], "32"),
+        (["--depth-cap", "-1"], "max_depth_m"),
+    ],
+)
+def test_what_cannot_be_scored_is_said_in_a_line(weights, frames, capsys, arguments, words):
+    data = [] if "--data" in arguments else ["--data", f"synthetic:{frames}"]
+    assert main([str(weights), *data, *arguments]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("evaluate: ")
+    assert words in error
+
+
+def test_data_with_a_video_score_of_its_own_gets_it_unasked():
+    def windows(*arguments: str) -> tuple[int, ...]:
+        return evaluation_of(parse_arguments(["m.onnx", *arguments])).settings.windows
+
+    assert windows("--data", "cityscapes_dvps:x:val") == (1, 2, 3, 4)
+    assert windows("--data", "semkitti_dvps:x:val") == (1, 5, 10, 20)
+    assert windows("--data", "cityscapes_dvps:x:val", "--no-video") == ()
+    assert windows("--data", "recording:x") == ()
+    assert windows("--data", "recording:x", "--video") == (1, 2, 3, 4)
+
+
+def test_video_is_refused_where_the_truth_has_no_segments(weights, frames, capsys, monkeypatch):
+    monkeypatch.setattr(FrameFolder, "supervision", Supervision(has_segments=False))
+    assert main([str(weights), "--data", f"synthetic:{frames}", "--video"]) == 1
+    assert "--video needs" in capsys.readouterr().err
+
+
+def test_the_cap_ends_the_last_range_of_depth():
+    settings = evaluation_of(parse_arguments(["m.onnx", "--data", "recording:x", "--depth-cap", "30"])).settings
+    assert settings.depth.max_depth_m == 30
+    assert settings.depth.range_edges_m == (0, 10, 20, 30)
+
+
+def test_scores_cannot_be_recorded_in_an_exported_model(capsys):
+    with pytest.raises(SystemExit):
+        main(["model.onnx", "--data", "synthetic:frames", "--record"])
+    assert "--record" in capsys.readouterr().err
+
+
+def test_a_picture_shows_image_segments_and_depth_side_by_side():
+    image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8))
+    picture = predicted_picture(network_of(), image)
+    assert picture.shape == (64, 3 * 96, 3)
+    assert picture.dtype == np.uint8
+    np.testing.assert_array_equal(picture[:, :96], image.numpy())
+    without = predicted_picture(network_of(segmentation_only(CONFIG)), image)
+    assert not without[:, 192:].any()
+
+
+def test_of_few_frames_each_is_shown_once():
+    frames = [FrameScore(index, str(index), pq, None, None) for index, pq in enumerate((0.5, 0.1, 0.9, None, 0.3))]
+    best, worst = best_and_worst(frames)
+    assert [frame.index for frame in best] == [2, 0, 4]
+    assert [frame.index for frame in worst] == [3, 1]
+    best, worst = best_and_worst([replace(frame, index=k, pq=k / 20) for k in range(20) for frame in frames[:1]])
+    assert [[frame.index for frame in part] for part in (best, worst)] == [[19, 18, 17, 16], [0, 1, 2, 3]]
+
+
+def test_the_comparison_marks_the_pixels_that_are_wrong(frames):
+    image = FrameFolder(frames)[0]
+    rules = Rules(CITYSCAPES, FrameFolder.supervision, 80.0, ScoringSettings())
+    ids = image.panoptic_ids.copy()
+    ids[:, :48] = 0  # road on the left
+    picture = compared(image, Answer(ids, image.depth), rules)
+    width, height = 480, 320  # of a tile, below its title of 20 px
+    assert picture.shape == (2 * (height + 20), 4 * width, 3)
+    wrong = picture[20 : 20 + height, 3 * width :]
+    is_red = (wrong[..., 0] > 150) & (wrong[..., 1] < 100)
+    truth = cv2.resize((image.panoptic_ids // 1000).astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
+    expected = (truth != 0) & (np.arange(width) < width // 2)
+    assert (is_red == expected).mean() > 0.99

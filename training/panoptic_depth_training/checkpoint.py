@@ -9,13 +9,21 @@ from typing import Any
 import torch
 from torch import nn
 
-FORMAT = "panoptic_depth checkpoint 1"
+FORMAT = "panoptic_depth checkpoint 2"
 
 
 def save_checkpoint(
-    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, step: int, settings: dict[str, Any]
+    path: Path,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: dict[str, Any] | None,
+    step: int,
+    settings: dict[str, Any],
 ) -> None:
-    """Write all that the steps after `step` depend on; an older file survives until the new one is whole."""
+    """Write all that the steps after `step` depend on; an older file survives until the new one is whole.
+
+    `average` is the state of the weights' average, None where none is kept.
+    """
     partial = path.with_name(path.name + ".partial")
     torch.save(
         {
@@ -24,6 +32,7 @@ def save_checkpoint(
             "settings": settings,
             "network": network.state_dict(),
             "optimizer": optimizer.state_dict(),
+            "average": average,
         },
         partial,
     )
@@ -32,8 +41,8 @@ def save_checkpoint(
 
 def load_checkpoint(
     path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, settings: dict[str, Any]
-) -> int:
-    """Restore network and optimizer; return the steps done. The settings must be those of the file."""
+) -> tuple[int, dict[str, Any] | None]:
+    """Restore network and optimizer; return the steps done and the average. The settings must be those of the file."""
     contents = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(contents, dict) or contents.get("format") != FORMAT:
         raise ValueError(f"{path}: not a training checkpoint ({FORMAT!r}); remove it to start anew")
@@ -45,4 +54,4 @@ def load_checkpoint(
         )
     network.load_state_dict(contents["network"])
     optimizer.load_state_dict(contents["optimizer"])
-    return contents["step"]
+    return contents["step"], contents["average"]

@@ -1,171 +1,223 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Score trained weights on labeled images.
+"""Score a model on labeled images: trained weights or an exported model, any data set.
 
-python -m panoptic_depth_training.evaluate WEIGHTS.pt --data synthetic:HELDOUT
+    python -m panoptic_depth_training.evaluate WEIGHTS.pt --data cityscapes_dvps:/data/dvps:val --out scores
+    python -m panoptic_depth_training.evaluate MODEL.onnx --data recording:/data/drive --device tensorrt
+
+Answers are made as on the vehicle and compared at the truth's own resolution; depth is in meters, through the
+camera of the data. OUT gets scores.json and scores.html with the best and worst frames. Ctrl-C prints the scores so
+far. The exit status is 1 when an image could not be read, and 130 after Ctrl-C.
 """
 
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import torch
+from rich.console import Console
 
-from panoptic_depth_model.deployable import Deployable
 from panoptic_depth_model.panoptic_depth import PanopticDepth
 from panoptic_depth_model.weights import load_weights, save_weights
-from panoptic_depth_ros.taxonomy import LABEL_DIVISOR, VOID_PANOPTIC_ID
-from panoptic_depth_training.augment import depth_at_focal_length, fitted
-from panoptic_depth_training.data import open_dataset
+from panoptic_depth_ros.engines import DEVICES
+from panoptic_depth_ros.pipeline import Pipeline
+from panoptic_depth_training.datasets.labeled import LabeledImages
+from panoptic_depth_training.datasets.sources import KINDS, SYNTAX, list_images, parse_source
 from panoptic_depth_training.facts import ModelFacts
+from panoptic_depth_training.metrics.depth import EIGEN_CROP, GARG_CROP, DepthSettings
+from panoptic_depth_training.score_pictures import predicted_picture
+from panoptic_depth_training.scores_files import write_report
+from panoptic_depth_training.scores_table import flat, grids, rich_table, table
+from panoptic_depth_training.scoring import Rules, Scores, ScoringResult, ScoringSettings, rules_for, score
+from panoptic_depth_training.scoring_run import Evaluation, Stopped, Watch, opened, score_all
+from panoptic_depth_training.torch_engine import WEIGHTS_SUFFIX, engine_for
 
-MATCH_IOU = 0.5  # segments of one category that overlap more are the same; above one half that is one pair
+__all__ = ["evaluate", "predicted_picture", "table"]
 
-
-@dataclass
-class Tally:
-    """Counts over images, per category, and sums of depth errors."""
-
-    num_categories: int
-    max_depth_m: float
-    confusion: np.ndarray = field(init=False)  # [K, K + 1] true by predicted category; last column void
-    matched: np.ndarray = field(init=False)  # [K] segments
-    matched_iou: np.ndarray = field(init=False)
-    missed: np.ndarray = field(init=False)
-    invented: np.ndarray = field(init=False)
-    abs_rel: list[float] = field(default_factory=list)  # of each image
-    delta_1: list[float] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        k = self.num_categories
-        self.confusion = np.zeros((k, k + 1), np.int64)
-        self.matched, self.missed, self.invented = (np.zeros(k, np.int64) for _ in range(3))
-        self.matched_iou = np.zeros(k)
-
-    def add_labels(self, prediction: np.ndarray, truth: np.ndarray) -> None:
-        """Panoptic ids [H, W] of an image."""
-        known = truth != VOID_PANOPTIC_ID
-        predicted, true = prediction[known].astype(np.int64), truth[known].astype(np.int64)
-        k = self.num_categories
-        category = np.minimum(predicted // LABEL_DIVISOR, k)
-        cell = true // LABEL_DIVISOR * (k + 1) + category
-        self.confusion += np.bincount(cell, minlength=k * (k + 1)).reshape(k, k + 1)
-
-        predicted_area, true_area = areas(predicted), areas(true)
-        unmatched_predictions, unmatched_truths = set(predicted_area) - {VOID_PANOPTIC_ID}, set(true_area)
-        pairs, overlaps = np.unique(np.stack([predicted, true]), axis=1, return_counts=True)
-        for (p, t), overlap in zip(pairs.T.tolist(), overlaps.tolist(), strict=True):
-            iou = overlap / (predicted_area[p] + true_area[t] - overlap)
-            if p // LABEL_DIVISOR == t // LABEL_DIVISOR and iou > MATCH_IOU:
-                self.matched[t // LABEL_DIVISOR] += 1
-                self.matched_iou[t // LABEL_DIVISOR] += iou
-                unmatched_predictions.remove(p)
-                unmatched_truths.remove(t)
-        for t in unmatched_truths:
-            self.missed[t // LABEL_DIVISOR] += 1
-        for p in unmatched_predictions:
-            self.invented[p // LABEL_DIVISOR] += 1
-
-    def add_depth(self, prediction: np.ndarray, truth: np.ndarray) -> None:
-        """Depth [H, W] in meters of an image; only true depth up to the network's limit counts."""
-        known = (truth > 0) & (truth <= self.max_depth_m)
-        if not known.any():
-            return
-        prediction, truth = prediction[known], truth[known]
-        self.abs_rel.append(float(np.mean(np.abs(prediction - truth) / truth)))
-        self.delta_1.append(float(np.mean(np.maximum(prediction / truth, truth / prediction) < 1.25)))
-
-    def iou(self) -> np.ndarray:
-        """Intersection over union [K] of the categories' pixels; NaN where a category never occurs."""
-        right = np.diag(self.confusion)
-        union = self.confusion.sum(axis=1) + self.confusion[:, :-1].sum(axis=0) - right
-        return np.where(union > 0, right / np.maximum(union, 1), np.nan)
-
-    def pq(self) -> np.ndarray:
-        """Panoptic quality [K]; NaN where a category never occurs."""
-        count = self.matched + (self.missed + self.invented) / 2
-        return np.where(count > 0, self.matched_iou / np.maximum(count, 0.5), np.nan)
-
-
-def areas(ids: np.ndarray) -> dict[int, int]:
-    values, counts = np.unique(ids, return_counts=True)
-    return dict(zip(values.tolist(), counts.tolist(), strict=True))
+INTERRUPTED = 130  # the exit status that shells give a program that Ctrl-C ended
+CROPS = {"none": None, "garg": GARG_CROP, "eigen": EIGEN_CROP}
+# The windows [frames] of each data set's own DVPQ; in other data sets instances may have new numbers in every image.
+VIDEO_WINDOWS = {"cityscapes_dvps": (1, 2, 3, 4), "semkitti_dvps": (1, 5, 10, 20)}
+OTHER_WINDOWS = (1, 2, 3, 4)
 
 
 def evaluate(network: PanopticDepth, facts: ModelFacts, data: str, count: int) -> dict[str, float | str]:
-    """Scores of a network at its training size on the first `count` images."""
-    images, taxonomy = open_dataset(data)
-    tally = Tally(len(taxonomy), network.config.depth.max_m)
-    deployable = Deployable(network).eval()
-    for index in range(min(count, len(images))):
-        image = fitted(images[index], facts.height, facts.width)
-        with torch.inference_mode():
-            outputs = deployable(torch.from_numpy(image.rgb)[None])
-        segment_ids, depth, category = (output[0].numpy() for output in outputs[:3])
-        tally.add_labels(panoptic_ids(segment_ids, category, taxonomy.thing_ids), image.panoptic_ids)
-        tally.add_depth(depth, depth_at_focal_length(image, facts.focal_length_px))
-    iou, pq = tally.iou(), tally.pq()
-    things, stuff = list(taxonomy.thing_ids), list(taxonomy.stuff_ids)
-    scores: dict[str, float | str] = {
-        "images": float(min(count, len(images))),
-        "miou": mean(iou),
-        "pq": mean(pq),
-        "pq_things": mean(pq[things]),
-        "pq_stuff": mean(pq[stuff]),
-        "abs_rel": mean(np.array(tally.abs_rel)),
-        "delta_1": mean(np.array(tally.delta_1)),
-    }
-    categories = zip(taxonomy.names, iou.tolist(), strict=True)
-    return scores | {
-        f"iou_{name.replace(' ', '_')}": round(value, 4) for name, value in categories if value >= 0
-    }
+    """The flat scores of a network at its training size on the first `count` images, where the network is.
+
+    Raises ValueError where the data cannot be opened, has other categories, or holds no image that can be read.
+    """
+    engine = engine_for(network, facts, "network")
+    images = list_images(parse_source(data))
+    scores = Scores(rules_for(engine.manifest, images, ScoringSettings()))
+    score(Pipeline(engine), images, range(min(count, len(images))), scores, done=lambda: None)
+    for fault in scores.faults:
+        print(f"evaluate: left out {fault}", file=sys.stderr)
+    return flat(readable(scores.result(), data))
 
 
-def panoptic_ids(segment_ids: np.ndarray, category: np.ndarray, thing_ids: tuple[int, ...]) -> np.ndarray:
-    """Panoptic ids [H, W] uint16 of segment ids [H, W] and their categories [N]; things count by row."""
-    instance = np.where(np.isin(category, thing_ids), np.arange(1, len(category) + 1), 0)
-    ids = np.concatenate([[VOID_PANOPTIC_ID], category * LABEL_DIVISOR + instance])
-    return ids.astype(np.uint16)[segment_ids]
+def readable(result: ScoringResult, data: str) -> ScoringResult:
+    """The result; raises ValueError where it is of no image."""
+    if not result.frames:
+        raise ValueError(
+            f"data {data}: no image could be scored; python -m panoptic_depth_training.check_data {data} says why\n"
+            + "\n".join(result.faults)
+        )
+    return result
 
 
-def mean(values: np.ndarray) -> float:
-    """The mean of what is known, rounded as it is written into manifests."""
-    known = values[~np.isnan(values)]
-    return round(float(known.mean()), 4) if len(known) else float("nan")
-
-
-def table(scores: Mapping[str, float | str]) -> str:
-    """The scores for a terminal."""
-    lines = (
-        f"{name:<18} {value:8.3f}" if isinstance(value, float) else f"{name:<18} {value}"
-        for name, value in scores.items()
-    )
-    return "\n".join(lines)
-
-
-def main() -> None:
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m panoptic_depth_training.evaluate",
+        description=__doc__,
+        epilog="data:\n" + "\n".join(f"  {kind}:{place}" for kind, place in KINDS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("weights", type=Path, help="weights written by panoptic_depth_training.train")
-    parser.add_argument("--data", required=True, help="synthetic:FOLDER")
-    parser.add_argument("--count", type=int, default=50, help="how many images (default %(default)s)")
-    parser.add_argument("--record", action="store_true", help="write the scores into the weights file")
-    options = parser.parse_args()
+    parser.add_argument("model", type=Path, help="weights (.pt) that train wrote, or an exported model (.onnx)")
+    parser.add_argument("--data", required=True, metavar="DATA", help=SYNTAX)
+    parser.add_argument("--count", type=int, help="score the first COUNT images (default: all)")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where JSON, page, pictures go (default: nowhere)")
+    parser.add_argument("--record", action="store_true", help="write the scores into the weights' file")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="what runs the model (default %(default)s)")
+    parser.add_argument("--jobs", type=int, default=1, help="processes, each with the model (default %(default)s)")
+    parser.add_argument(
+        "--size", type=_size, metavar="HEIGHTxWIDTH", help="input of weights, px (default: the training's)"
+    )
+    parser.add_argument("--depth-cap", type=float, default=80.0, metavar="M", help="depth below it counts (default 80)")
+    parser.add_argument("--crop", choices=CROPS, default="none", help="where depth counts (default %(default)s)")
+    parser.add_argument(
+        "--averaging", choices=("image", "pixel"), default="image",
+        help="depth errors per image, then their mean; or over all pixels at once (default %(default)s)",
+    )
+    parser.add_argument(
+        "--absent", choices=("left_out", "zero", "nan"), default="left_out",
+        help="categories without a match in the mean of DPQ: left out if they do not occur, 0, or 0/0 as in the "
+        "official script (default %(default)s)",
+    )
+    parser.add_argument(
+        "--video", action=argparse.BooleanOptionalAction,
+        help=f"DVPQ: instances keep their numbers over a sequence (default: for {', '.join(VIDEO_WINDOWS)})",
+    )
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = parser.parse_args(arguments)
+    options.command = shlex.join(["panoptic_depth_training.evaluate", *arguments])
+    for name in ("count", "jobs"):
+        if (value := getattr(options, name)) is not None and value < 1:
+            parser.error(f"--{name} {value}: expected at least 1")
+    if options.record and options.model.suffix != WEIGHTS_SUFFIX:
+        parser.error(f"--record: {options.model} holds the scores that it was exported with; score its weights (.pt)")
+    return options
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    return int(height), int(width)
+
+
+def evaluation_of(options: argparse.Namespace) -> Evaluation:
+    """What the command line asks for. Raises ValueError where it contradicts itself."""
+    kind = parse_source(options.data).kind
+    windows = VIDEO_WINDOWS.get(kind, OTHER_WINDOWS if options.video else ())
+    edges = tuple(edge for edge in DepthSettings().range_edges_m if edge < options.depth_cap)
+    depth = DepthSettings(
+        max_depth_m=options.depth_cap,
+        crop=CROPS[options.crop],
+        averaging=options.averaging,
+        range_edges_m=(*edges, options.depth_cap),
+    )
+    windows = () if options.video is False else windows
+    return Evaluation(
+        model=options.model,
+        data=options.data,
+        device=options.device,
+        size=options.size,
+        settings=ScoringSettings(depth, options.absent, windows),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Score what the command line names; the exit status."""
+    options = parse_arguments(arguments)
     try:
-        network, stored = load_weights(options.weights)
-        facts = ModelFacts.from_dict(stored)
-        scores = evaluate(network, facts, options.data, options.count)
-        print(table(scores))
-        if options.record:
-            save_weights(options.weights, network, replace(facts, scores=facts.scores | scores).to_dict())
+        return run(options)
     except (ValueError, OSError) as error:
-        sys.exit(f"evaluate: {error}")
+        print(f"evaluate: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("evaluate: stopped before the first score", file=sys.stderr)
+        return INTERRUPTED
+
+
+def run(options: argparse.Namespace) -> int:
+    """Score, print, write; the exit status."""
+    evaluation = evaluation_of(options)
+    pipeline, images, rules = opened(evaluation)
+    try:
+        print(f"{options.model} with {pipeline.engine.description}, on {options.data}")
+        return run_opened(options, evaluation, images, rules)
+    finally:
+        opened.cache_clear()
+        pipeline.engine.close()
+
+
+def run_opened(options: argparse.Namespace, evaluation: Evaluation, images: LabeledImages, rules: Rules) -> int:
+    """`run`, with model and data at hand."""
+    if options.video and not rules.windows:
+        raise ValueError("--video needs a model with depth and data with exact segments; leave it out")
+    scores = Scores(rules)
+    count = min(options.count or len(images), len(images))
+    warning = ""
+    with Watch(count) as watch:
+        try:
+            score_all(evaluation, count, options.jobs, scores, watch)
+        except Stopped:
+            warning = f"INCOMPLETE: stopped after {watch.scored} of {count} images"
+    if warning and not scores.frames:
+        raise KeyboardInterrupt
+    result = readable(scores.result(), options.data)
+    tell(result, warning, images)
+    if options.out:
+        for path in write_report(options.out, evaluation, result, count, warning):
+            print(f"wrote {path}")
+    if options.record:
+        record(options, result, is_complete=not (warning or result.faults))
+    if warning:
+        return INTERRUPTED
+    return 1 if result.faults else 0
+
+
+def tell(result: ScoringResult, warning: str, images: LabeledImages) -> None:
+    """Print all tables, and what is missing from them."""
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    for grid in grids(result):
+        console.print(rich_table(grid))
+    if result.depth and not result.depth_panoptic and images.supervision.has_segments:
+        print("no DPQ: the labels leave open which category a pixel is")
+    for line in result.left_out_sequences:
+        print(f"left out of DVPQ: {line}", file=sys.stderr)
+    for fault in result.faults:
+        print(f"left out {fault}", file=sys.stderr)
+    if result.faults:
+        print(f"evaluate: {len(result.faults)} images could not be scored", file=sys.stderr)
+    if warning:
+        print(warning)
+
+
+def record(options: argparse.Namespace, result: ScoringResult, *, is_complete: bool) -> None:
+    """Write the scores into the weights' facts in place of earlier ones, unless images are missing from them."""
+    if not is_complete:
+        print("evaluate: the scores are not recorded, for images are missing from them", file=sys.stderr)
+        return
+    network, stored = load_weights(options.model)
+    facts = ModelFacts.from_dict(stored)
+    # Numbers of an earlier evaluation are of other data; how the network was trained stays.
+    texts = {name: value for name, value in facts.scores.items() if isinstance(value, str)}
+    scores = texts | {"data": options.data, "evaluation": options.command} | flat(result)
+    save_weights(options.model, network, replace(facts, scores=scores).to_dict())
+    print(f"recorded in {options.model}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

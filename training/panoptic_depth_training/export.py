@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -21,11 +21,13 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch.fx.experimental.optimization import fuse
 
+from panoptic_depth_model.backbones import ResNetFeatures
 from panoptic_depth_model.deployable import Deployable, Outputs
-from panoptic_depth_model.panoptic_depth import PanopticDepth, check_size
-from panoptic_depth_model.weights import digest, load_weights
-from panoptic_depth_ros.manifest import INPUT, METADATA_KEY, Manifest
+from panoptic_depth_model.panoptic_depth import PanopticDepth
+from panoptic_depth_model.weights import load_weights
+from panoptic_depth_ros.manifest import INPUT, METADATA_KEY
 from panoptic_depth_training.facts import ModelFacts
+from panoptic_depth_training.torch_engine import manifest_of
 
 OPSET = 18  # known to every TensorRT since 8.6, so to vehicles on JetPack 6 as well
 LARGE_TENSOR = 4096  # elements; smaller ones stay in full precision, for they weigh nothing
@@ -42,7 +44,8 @@ def export(
 ) -> list[Comparison]:
     """Write the ONNX file with its manifest inside; return how it compares with PyTorch on a few images."""
     network, facts = load_weights(weights)
-    manifest = make_manifest(network, ModelFacts.from_dict(facts), height, width, name, version)
+    described = manifest_of(network, ModelFacts.from_dict(facts), height, width, name)
+    manifest = replace(described, version=version, opset=OPSET)
     deployable = Deployable(storable(network)).eval()
     model = onnx_model(deployable, batch, height, width)
     helper.set_model_props(model, {METADATA_KEY: manifest.to_json()})
@@ -61,35 +64,14 @@ def export(
     return comparisons
 
 
-def make_manifest(
-    network: PanopticDepth, facts: ModelFacts, height: int, width: int, name: str, version: str
-) -> Manifest:
-    """What the exported model says about itself."""
-    check_size(height, width)
-    return Manifest(
-        name=name,
-        version=version,
-        preset=facts.preset,
-        height=height,
-        width=width,
-        # At another size the same view has its focal length scaled with it.
-        focal_length_px=facts.focal_length_px * width / facts.width,
-        min_depth_m=network.config.depth.min_m,
-        max_depth_m=network.config.depth.max_m,
-        taxonomy=facts.taxonomy,
-        opset=OPSET,
-        digest=digest(network.state_dict()),
-        scores=facts.scores,
-    )
-
-
 def storable(network: PanopticDepth) -> PanopticDepth:
     """The network with batch norms folded into their convolutions and large tensors in half precision.
 
     Rounding here, not in the file, makes what PyTorch runs and what the file holds the same numbers, so that
     the comparison of the two can be strict.
     """
-    network.backbone = fuse(network.backbone)  # type: ignore[assignment]
+    if isinstance(network.backbone, ResNetFeatures):
+        network.backbone = fuse(network.backbone)  # type: ignore[assignment]
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.numel() >= LARGE_TENSOR:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from panoptic_depth_ros.taxonomy import Taxonomy
+from panoptic_depth_training.datasets.cityscapes import CITYSCAPES
 
 
 @dataclass(frozen=True)
@@ -27,4 +28,17 @@ class ModelFacts:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelFacts:
-        return cls(**{**values, "taxonomy": Taxonomy.from_json(values["taxonomy"])})
+        """The inverse of `to_dict`; also the facts of weights that panoptic_depth_model.import_official wrote.
+
+        Raises:
+            ValueError: they are imported ones of categories that nothing is known of.
+        """
+        if "imported_from" not in values:
+            return cls(**{**values, "taxonomy": Taxonomy.from_json(values["taxonomy"])})
+        if values["num_categories"] != len(CITYSCAPES):
+            raise ValueError(
+                f"{values['imported_from']}: {values['num_categories']} categories without names; only networks for "
+                f"the {len(CITYSCAPES)} of Cityscapes can be used as they are, train on data of yours from others"
+            )
+        # Released for Cityscapes at full size, whose cameras have about this focal length.
+        return cls("paper", CITYSCAPES, 1024, 2048, 2262.5, {"imported_from": values["imported_from"]})

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train a PanopticDepth network.
 
-    python -m panoptic_depth_training.train OUT_DIR --preset compact --data synthetic:FRAMES --steps 3000 \\
-        --height 256 --width 512 --holdout synthetic:HELDOUT
+    python -m panoptic_depth_training.train OUT_DIR --data synthetic:FRAMES --steps 3000 --holdout synthetic:HELDOUT
+    torchrun --nproc-per-node 8 -m panoptic_depth_training.train OUT_DIR --recipe paper_segmentation --data ...
 
 Interrupt it at any time (Ctrl-C); the same command goes on where it stopped. At the end OUT_DIR/weights.pt
 holds the network with its scores on the held-out images, ready for panoptic_depth_training.export.
@@ -16,110 +16,216 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from panoptic_depth_model.panoptic_depth import PRESETS, PanopticDepth, check_size
+from panoptic_depth_model.backbones import load_pretrained
+from panoptic_depth_model.panoptic_depth import PanopticDepth
 from panoptic_depth_model.weights import load_weights, save_weights
 from panoptic_depth_ros.taxonomy import Taxonomy
 from panoptic_depth_training.checkpoint import load_checkpoint, save_checkpoint
-from panoptic_depth_training.data import TrainingSamples, open_dataset, start_worker
-from panoptic_depth_training.datasets.frames import FrameFolder
+from panoptic_depth_training.config import RECIPES, TrainingConfig, changed
+from panoptic_depth_training.data import Mixture, TrainingSamples, open_mixture, start_worker
+from panoptic_depth_training.distributed import Processes, join, leave
 from panoptic_depth_training.evaluate import evaluate, table
 from panoptic_depth_training.facts import ModelFacts
 from panoptic_depth_training.losses import Losses, LossWeights, panoptic_depth_losses
-from panoptic_depth_training.targets import Targets
+from panoptic_depth_training.optim import (
+    WeightAverage,
+    build_optimizer,
+    clip_gradients,
+    learning_rate_at,
+    set_learning_rate,
+)
+from panoptic_depth_training.progress import Report
+from panoptic_depth_training.score_pictures import predicted_picture
+from panoptic_depth_training.targets import Targets, collate
 
-CHECKPOINT, WEIGHTS = "checkpoint.pt", "weights.pt"
-REPORT_EVERY_S = 10.0
+CHECKPOINT, WEIGHTS, SETTINGS = "checkpoint.pt", "weights.pt", "config.json"
+CATEGORY_OUTPUTS = ("location_head.centers.", "location_head.regions.")
 CHECKPOINT_EVERY_S = 300.0
-
-
-def option(default: Any, text: str) -> Any:
-    """A field of the config that is also an option of the command line."""
-    return field(default=default, metadata={"help": text})
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """What decides the trained weights; stored with every checkpoint."""
-
-    preset: str = option("compact", f"network size: {', '.join(PRESETS)}")
-    data: str = option("", "labeled images, synthetic:FOLDER")
-    start_from: str = option("", "weights to begin with instead of random ones")
-    height: int = option(256, "network input height [px]")
-    width: int = option(512, "network input width [px]")
-    focal_length_px: float = option(480.0, "depth is learned as a camera of this focal length would see it")
-    steps: int = option(3000, "optimizer steps in all")
-    batch: int = option(8, "images a step")
-    half_size_steps: int = option(0, "first steps at half height and width, twice the batch, half the cost")
-    learning_rate: float = option(1e-3, "highest learning rate")
-    warmup_steps: int = option(100, "steps until it is reached")
-    weight_decay: float = option(0.01, "of AdamW")
-    max_gradient_norm: float = option(10.0, "larger gradients are scaled down")
-    mask_weight: float = option(4.0, "of the mask losses")
-    depth_weight: float = option(5.0, "of the depth losses")
-    seed: int = option(0, "of weights and augmentation")
-
-    def __post_init__(self) -> None:
-        check_size(self.height, self.width)
-        if self.half_size_steps:
-            check_size(self.height // 2, self.width // 2)
-        if self.preset not in PRESETS:
-            raise ValueError(f"unknown preset {self.preset!r}; expected one of {', '.join(PRESETS)}")
-        if self.steps < 1 or self.batch < 1:
-            raise ValueError(f"steps is {self.steps} and batch is {self.batch}; expected at least 1")
+PICTURE_EVERY_S = 300.0
+ASK_OTHERS_EVERY = 10  # steps between asking all processes whether somebody wants to stop
 
 
 def train(
-    config: TrainingConfig, folder: Path, interruption: Interruption, *, workers: int = 1
+    config: TrainingConfig,
+    folder: Path,
+    interruption: Interruption,
+    *,
+    workers: int = 1,
+    processes: Processes | None = None,
 ) -> PanopticDepth:
-    """Run a training, or go on with the one in the folder, to its last step.
+    """Run a training, or go on with the one in the folder, to its last step; return the network on the CPU.
 
     Raises:
         KeyboardInterrupt: it was interrupted; the folder holds all that is needed to go on.
+        ValueError: the data, the weights to start from or the settings cannot be used; or the loss is no number.
     """
+    processes = processes or Processes()
     folder.mkdir(parents=True, exist_ok=True)
-    images, taxonomy = open_dataset(config.data)
-    network = new_network(config)
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-    )
-    weights = LossWeights(config.mask_weight, config.depth_weight)
-    step = 0
+    images = open_mixture(config.data)
+    run = start(config, images.taxonomy, folder, processes)
+    if processes.is_first:
+        config.save(folder / SETTINGS)
+    with Report(folder, Losses._fields, run.step, config.steps, processes.device) as report:
+        saved_s = pictured_s = time.monotonic()
+        for image, targets in batches(config, images, run.step, workers, processes):
+            rate = run.take(image, targets, report)
+            if not processes.is_first:
+                pass
+            elif report.tell(run.step, rate) and time.monotonic() - pictured_s > PICTURE_EVERY_S:
+                report.picture("image, segments, depth", predicted_picture(run.network, image[0]), run.step)
+                pictured_s = time.monotonic()
+            stop = interruption.requested
+            if processes.count > 1:
+                stop = run.step % ASK_OTHERS_EVERY == 0 and processes.any(stop)
+            if stop or time.monotonic() - saved_s > CHECKPOINT_EVERY_S:
+                run.save(report)
+                saved_s = time.monotonic()
+            if stop:
+                raise KeyboardInterrupt
+    run.save(None)
+    return run.result()
+
+
+class TrainingModule(nn.Module):
+    """A network together with its losses: one call from a batch to a number, as DDP wants it."""
+
+    def __init__(self, network: PanopticDepth, config: TrainingConfig, processes: Processes) -> None:
+        super().__init__()
+        self.network = network
+        self.weights = LossWeights(config.mask_weight, config.depth_weight)
+        self.precision = torch.bfloat16 if config.precision == "bfloat16" else None
+        self.memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
+        self.processes = processes
+        self.maps = torch.compile(network) if config.compile else network
+
+    def forward(self, image: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+        """The total loss and its terms [7] for images [B, H, W, 3] uint8."""
+        image = self.network.normalized(image).contiguous(memory_format=self.memory_format)
+        with torch.autocast(image.device.type, self.precision) if self.precision else nullcontext():
+            maps = self.maps(image)
+        losses = panoptic_depth_losses(self.network, maps, targets, self.weights, self.processes.mean)
+        return losses.total, torch.stack(tuple(losses))
+
+
+@dataclass
+class Run:
+    """A training under way."""
+
+    config: TrainingConfig
+    folder: Path
+    processes: Processes
+    network: PanopticDepth
+    module: nn.Module  # the network with its losses, wrapped for several processes where there are several
+    optimizer: torch.optim.Optimizer
+    average: WeightAverage | None
+    step: int = 0
+
+    def take(self, image: Tensor, targets: Targets, report: Report) -> float:
+        """One step; returns its learning rate."""
+        config, device = self.config, self.processes.device
+        rate = learning_rate_at(self.step, config.steps, config.learning_rate, config.warmup_steps)
+        set_learning_rate(self.optimizer, rate)
+        self.optimizer.zero_grad()
+        parts = targets.split(config.accumulate)
+        for index, (image_part, target_part) in enumerate(zip(image.chunk(config.accumulate), parts, strict=True)):
+            last = index == len(parts) - 1
+            # Gradients cross between processes once a step, with the last part.
+            with nullcontext() if last else self.without_exchange():
+                total, terms = self.module(image_part.to(device, non_blocking=True), target_part.to(device))
+                (total / len(parts)).backward()
+            report.add(terms / len(parts))
+        clip_gradients(self.network.parameters(), config.clip, config.clip_limit)
+        self.optimizer.step()
+        self.step += 1
+        if self.average:
+            self.average.update(self.network)
+        return rate
+
+    def without_exchange(self) -> AbstractContextManager[None]:
+        """Gradients stay in this process."""
+        return self.module.no_sync() if isinstance(self.module, DistributedDataParallel) else nullcontext()
+
+    def save(self, report: Report | None) -> None:
+        """Write the checkpoint. Only a state whose losses were numbers replaces an older one."""
+        if self.processes.is_first:
+            if report:
+                report.check(self.step)
+            average = {"steps": self.average.steps, "state": self.average.state} if self.average else None
+            save_checkpoint(
+                self.folder / CHECKPOINT, self.network, self.optimizer, average, self.step, asdict(self.config)
+            )
+
+    def result(self) -> PanopticDepth:
+        """The network as it is to be used."""
+        if self.average:
+            self.network.load_state_dict(self.average.state)
+        return self.network.to("cpu").to(memory_format=torch.contiguous_format).eval()
+
+
+def start(config: TrainingConfig, taxonomy: Taxonomy, folder: Path, processes: Processes) -> Run:
+    """A new training on data of these categories, or the one whose checkpoint the folder holds."""
+    network = new_network(config, taxonomy)
+    network.backbone.freeze(config.frozen_parts, config.frozen_norms)
+    if processes.count > 1 and processes.device.type == "cuda":
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
+    network.to(processes.device).to(memory_format=memory_format).train()
+    optimizer = build_optimizer(network, config.optimizer, config.learning_rate, config.weight_decay)
+    average = WeightAverage(network, config.average_decay) if config.average_decay else None
+    run = Run(config, folder, processes, network, network, optimizer, average)
     if (folder / CHECKPOINT).exists():
-        step = load_checkpoint(folder / CHECKPOINT, network, optimizer, asdict(config))
+        run.step, stored = load_checkpoint(folder / CHECKPOINT, network, optimizer, asdict(config))
+        if average and stored:
+            average.steps = stored["steps"]
+            for name, tensor in stored["state"].items():
+                average.state[name].copy_(tensor)
+    module = TrainingModule(network, config, processes)
+    run.module = DistributedDataParallel(module, broadcast_buffers=False) if processes.count > 1 else module
+    return run
 
-    def save() -> None:
-        save_checkpoint(folder / CHECKPOINT, network, optimizer, step, asdict(config))
 
-    progress = Progress(config.steps, step)
-    saved_s = time.monotonic()
-    network.train()
-    for image, targets in batches(config, images, taxonomy, range(step, config.steps), workers):
-        set_learning_rate(optimizer, learning_rate(config, step))
-        losses = panoptic_depth_losses(network, network(network.normalized(image)), targets, weights)
-        if not losses.total.isfinite():
-            raise ValueError(f"step {step}: the loss is not finite ({losses}); lower the learning rate")
-        optimizer.zero_grad()
-        losses.total.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), config.max_gradient_norm)
-        optimizer.step()
-        step += 1
-        progress.report(step, losses)
-        if interruption.requested:
-            save()
-            raise KeyboardInterrupt
-        if time.monotonic() - saved_s > CHECKPOINT_EVERY_S:
-            save()
-            saved_s = time.monotonic()
-    save()
-    return network.eval()
+def new_network(config: TrainingConfig, taxonomy: Taxonomy) -> PanopticDepth:
+    """The network with random weights from the seed, those of an earlier training, or those of a classifier."""
+    torch.manual_seed(config.seed)
+    network = PanopticDepth(config.network(taxonomy))
+    if config.backbone_weights:
+        load_pretrained(network.backbone, network.config.backbone, config.backbone_weights)
+    if config.start_from:
+        earlier, facts = load_weights(Path(config.start_from))
+        same_categories = ModelFacts.from_dict(facts).taxonomy.names == taxonomy.names
+        take_over(network, earlier, config.start_from, same_categories)
+    return network
+
+
+def take_over(network: PanopticDepth, earlier: PanopticDepth, source: str, same_categories: bool) -> None:
+    """Copy the weights of an earlier network; heads that it lacks, and those for other categories, start anew.
+
+    Raises:
+        ValueError: tensors have other shapes or no place, so that it was another network.
+    """
+    ours, theirs = network.state_dict(), earlier.state_dict()
+    if not same_categories:
+        theirs = {name: tensor for name, tensor in theirs.items() if not name.startswith(CATEGORY_OUTPUTS)}
+    strange = [name for name, tensor in theirs.items() if name not in ours or ours[name].shape != tensor.shape]
+    if strange:
+        raise ValueError(
+            f"{source}: {len(strange)} tensors do not fit this network, such as {', '.join(strange[:3])}; "
+            f"it has backbone {earlier.config.backbone} and width {earlier.config.width}, this one "
+            f"{network.config.backbone} and {network.config.width}"
+        )
+    if new := sorted({name.rsplit(".", 1)[0] for name in ours.keys() - theirs.keys()}):
+        print(f"train: not in {source}, so random at first: {', '.join(new)}", file=sys.stderr)
+    network.load_state_dict(theirs, strict=False)
 
 
 class Interruption:
@@ -135,104 +241,74 @@ class Interruption:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self.request)
 
+    @staticmethod
+    def end() -> None:
+        """From here on Ctrl-C interrupts at once."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
 
 def batches(
-    config: TrainingConfig, images: FrameFolder, taxonomy: Taxonomy, steps: range, workers: int
+    config: TrainingConfig, images: Mixture, first: int, workers: int, processes: Processes
 ) -> Iterator[tuple[Tensor, Targets]]:
-    """The images [B, H, W, 3] uint8 and targets of these steps: half the size first, then the full one."""
-    turn = min(max(config.half_size_steps, steps.start), steps.stop)
-    for part, shrink in ((range(steps.start, turn), 2), (range(turn, steps.stop), 1)):
+    """This process's images [B, H, W, 3] uint8 and targets of the steps from `first` on: half the size first."""
+    turn = min(max(config.half_size_steps, first), config.steps)
+    for part, shrink in ((range(first, turn), 2), (range(turn, config.steps), 1)):
         samples = TrainingSamples(
             images,
-            taxonomy,
             height=config.height // shrink,
             width=config.width // shrink,
             focal_length_px=config.focal_length_px / shrink,
+            view=config.view,
             seed=config.seed,
         )
         batch = config.batch * shrink
-        order = range(part.start * batch, part.stop * batch)
-        yield from DataLoader(samples, batch, sampler=order, num_workers=workers, worker_init_fn=start_worker)
-
-
-def new_network(config: TrainingConfig) -> PanopticDepth:
-    """The preset with random weights from the seed, or with those of an earlier training."""
-    if not config.start_from:
-        torch.manual_seed(config.seed)
-        return PanopticDepth(PRESETS[config.preset])
-    network, facts = load_weights(Path(config.start_from))
-    if facts["preset"] != config.preset:
-        raise ValueError(f"{config.start_from}: preset {facts['preset']!r}; expected {config.preset!r}")
-    return network
-
-
-def learning_rate(config: TrainingConfig, step: int) -> float:
-    """Linear warm-up, then polynomial decay with power 0.9."""
-    warmup = min(1.0, (step + 1) / max(config.warmup_steps, 1))
-    return config.learning_rate * warmup * (1 - step / config.steps) ** 0.9
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-
-
-class Progress:
-    """A line every few seconds: where the training is, how fast, how long it will take."""
-
-    def __init__(self, steps: int, first: int) -> None:
-        self.steps = steps
-        self.reported_step = self.first = first
-        self.reported_s = self.started_s = time.monotonic()
-        self.sums = [0.0] * len(Losses._fields)
-
-    def report(self, step: int, losses: Losses) -> None:
-        self.sums = [total + term.item() for total, term in zip(self.sums, losses, strict=True)]
-        now = time.monotonic()
-        if now - self.reported_s < REPORT_EVERY_S and step < self.steps:
-            return
-        count = step - self.reported_step
-        terms = "  ".join(
-            f"{name} {total / count:.3f}" for name, total in zip(Losses._fields, self.sums, strict=True)
+        share, rest = divmod(batch, processes.count)
+        if rest or share % config.accumulate:
+            raise ValueError(
+                f"batch {batch} does not divide into {processes.count} processes with {config.accumulate} parts each"
+            )
+        own = [step * batch + processes.rank * share + k for step in part for k in range(share)]
+        yield from DataLoader(
+            samples,
+            share,
+            sampler=own,
+            num_workers=workers,
+            worker_init_fn=start_worker,
+            collate_fn=collate,
+            pin_memory=processes.device.type == "cuda",
         )
-        left = (self.steps - step) * (now - self.started_s) / (step - self.first)
-        print(
-            f"step {step}/{self.steps}  loss {sum(self.sums) / count:.3f}  ({terms})  "
-            f"{count / (now - self.reported_s):.2f} steps/s  "
-            f"{time.strftime('%H:%M:%S', time.gmtime(left))} left",
-            file=sys.stderr,
-            flush=True,
-        )
-        self.reported_step, self.reported_s, self.sums = step, now, [0.0] * len(Losses._fields)
 
 
-def facts_of(config: TrainingConfig, scores: dict[str, float | str]) -> ModelFacts:
+def facts_of(config: TrainingConfig, taxonomy: Taxonomy, scores: dict[str, float | str]) -> ModelFacts:
     """What the weights file says about the training."""
-    _, taxonomy = open_dataset(config.data)
     return ModelFacts(config.preset, taxonomy, config.height, config.width, config.focal_length_px, scores)
 
 
 def parse_arguments(arguments: list[str] | None = None) -> tuple[TrainingConfig, argparse.Namespace]:
+    """The config, from a recipe and what the command line changes of it, and the other options."""
     parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], prog="python -m panoptic_depth_training.train"
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="train"
     )
-    parser.add_argument("folder", type=Path, metavar="OUT_DIR", help="where checkpoint and weights go")
+    parser.add_argument("folder", type=Path, metavar="OUT_DIR", help="where checkpoint, weights and curves go")
+    parser.add_argument("--recipe", choices=RECIPES, default="default", help="settings to begin with")
     for entry in fields(TrainingConfig):
-        parser.add_argument(
-            f"--{entry.name.replace('_', '-')}",
-            type=type(entry.default),
-            default=entry.default,
-            help=f"{entry.metadata['help']} (default: {entry.default!r})",
-        )
+        flag, text = f"--{entry.name.replace('_', '-')}", f"{entry.metadata['help']} (default: {entry.default!r})"
+        kind: dict[str, Any] = {"type": type(entry.default)}
+        if entry.name == "data":
+            kind = {"action": "append"}
+        elif isinstance(entry.default, bool):
+            kind = {"action": argparse.BooleanOptionalAction}
+        parser.add_argument(flag, default=None, help=text.replace("%", "%%"), **kind)
     parser.add_argument("--holdout", default="", help="images to score the trained network on, like --data")
-    parser.add_argument(
-        "--holdout-count", type=int, default=50, help="how many of them (default %(default)s)"
-    )
-    parser.add_argument(
-        "--workers", type=int, default=1, help="processes that load images (default %(default)s)"
-    )
+    parser.add_argument("--holdout-count", type=int, default=50, help="how many of them (default %(default)s)")
+    parser.add_argument("--workers", type=int, default=1, help="processes that load images (default %(default)s)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default %(default)s")
     options = parser.parse_args(arguments)
-    return TrainingConfig(**{f.name: getattr(options, f.name) for f in fields(TrainingConfig)}), options
+    given = {f.name: getattr(options, f.name) for f in fields(TrainingConfig) if getattr(options, f.name) is not None}
+    if "data" in given:
+        given["data"] = tuple(given["data"])
+    return changed(RECIPES[options.recipe], given), options
 
 
 def main() -> None:
@@ -240,19 +316,28 @@ def main() -> None:
     try:
         config, options = parse_arguments()
         interruption.listen()
-        network = train(config, options.folder, interruption, workers=options.workers)
-        scores: dict[str, float | str] = {
-            "training": shlex.join(["panoptic_depth_training.train", *sys.argv[1:]])
-        }
-        save_weights(options.folder / WEIGHTS, network, facts_of(config, scores).to_dict())
-        if options.holdout:
-            scores |= evaluate(network, facts_of(config, {}), options.holdout, options.holdout_count)
-            print(table(scores))
-            save_weights(options.folder / WEIGHTS, network, facts_of(config, scores).to_dict())
+        processes = join(options.device)
+        network = train(config, options.folder, interruption, workers=options.workers, processes=processes)
+        interruption.end()
+        if processes.is_first:
+            finish(config, network, options)
     except (ValueError, OSError) as error:
         sys.exit(f"train: {error}")
     except KeyboardInterrupt:
         sys.exit("train: stopped; the same command goes on from here")
+    finally:
+        leave()
+
+
+def finish(config: TrainingConfig, network: PanopticDepth, options: argparse.Namespace) -> None:
+    """Write the weights, then score them: a failing evaluation loses no training."""
+    taxonomy = open_mixture(config.data).taxonomy
+    scores: dict[str, float | str] = {"training": shlex.join(["panoptic_depth_training.train", *sys.argv[1:]])}
+    save_weights(options.folder / WEIGHTS, network, facts_of(config, taxonomy, scores).to_dict())
+    if options.holdout:
+        scores |= evaluate(network, facts_of(config, taxonomy, {}), options.holdout, options.holdout_count)
+        print(table(scores))
+        save_weights(options.folder / WEIGHTS, network, facts_of(config, taxonomy, scores).to_dict())
 
 
 if __name__ == "__main__":

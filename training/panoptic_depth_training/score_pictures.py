@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures of what a network says, beside the truth where there is one. H, W: image; h, w: a tile."""
+
+from __future__ import annotations
+
+import colorsys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from panoptic_depth_model.config import PanopticDepthConfig
+from panoptic_depth_model.deployable import Deployable
+from panoptic_depth_model.panoptic_depth import PanopticDepth
+from panoptic_depth_ros.maps import outlined
+from panoptic_depth_ros.taxonomy import VOID_CATEGORY, VOID_PANOPTIC_ID
+from panoptic_depth_ros.visualize import depth_color
+from panoptic_depth_training.check_data import label_colors, spread
+from panoptic_depth_training.datasets.labeled import LabeledImage
+from panoptic_depth_training.metrics import category_ids
+from panoptic_depth_training.scoring import Answer, Rules
+from panoptic_depth_training.torch_engine import evaluating
+
+TILE_WIDTH_PX = 480
+WORST_SHOWN = 0.5  # relative error of depth where the colors end
+_TITLE_PX = 20
+_GOLDEN = 0.618  # turns by this part of a circle never come close to each other
+_WRONG, _RIGHT = (220, 40, 40), (60, 60, 60)  # RGB
+
+
+def predicted_picture(network: PanopticDepth, image: Tensor) -> np.ndarray:
+    """Image, segments and depth side by side [h, 3w, 3] uint8, of an RGB image [h, w, 3] uint8 at network size.
+
+    The network runs where it is, and its mode is put back.
+    """
+    deployable = Deployable(network)
+    with evaluating(deployable), torch.inference_mode():
+        batch = deployable(image[None].to(next(network.parameters()).device))
+    segment_ids, depth, category = (output[0].cpu().numpy() for output in batch[:3])
+    rgb = image.cpu().numpy()
+    segments = outlined(_segment_colors(network.config, category)[segment_ids], segment_ids)
+    scale = network.config.depth
+    return np.hstack([rgb, segments, depth_color(depth, scale.max_m) if scale else np.zeros_like(rgb)])
+
+
+def _segment_colors(config: PanopticDepthConfig, category_of_row: np.ndarray) -> np.ndarray:
+    """RGB per segment id [256, 3] uint8: a hue for each category, a brightness for each thing; void is black."""
+    colors = np.zeros((256, 3), np.uint8)
+    for row, category in enumerate(category_of_row.tolist()):
+        hue, value = (category * _GOLDEN) % 1, 0.95
+        if category in config.thing_ids:
+            value = 0.6 + 0.4 * ((row * _GOLDEN) % 1)
+        colors[row + 1] = np.round(255 * np.array(colorsys.hsv_to_rgb(hue, 0.75, value)))
+    return colors
+
+
+def compared(image: LabeledImage, given: Answer, rules: Rules) -> np.ndarray:
+    """An answer beside the truth, with titles: segments in one row, depth in another, as far as there is truth."""
+    rows = []
+    if rules.has_categories:
+        wrong = _wrong_pixels(image, given, rules)
+        rows.append([
+            ("image", image.rgb),
+            ("prediction", _tinted(image.rgb, given.panoptic_ids, rules)),
+            ("truth", _tinted(image.rgb, image.panoptic_ids, rules)),
+            ("wrong category (red)", wrong),
+        ])
+    if given.depth is not None and rules.blank_depth_m is not None and image.depth.any():
+        farthest_m = rules.settings.depth.max_depth_m
+        rows.append([
+            ("image", image.rgb),
+            (f"depth, 2 to {farthest_m:g} m", depth_color(given.depth, farthest_m)),
+            ("true depth", depth_color(_known(spread(image.depth)), farthest_m)),
+            (f"depth error, 0 to {100 * WORST_SHOWN:g} %", _error_color(given.depth, image.depth, rules.blank_depth_m)),
+        ])
+    return np.vstack([np.hstack([_tile(*panel) for panel in row]) for row in rows or [[("image", image.rgb)]]])
+
+
+def _tinted(rgb: np.ndarray, panoptic_ids: np.ndarray, rules: Rules) -> np.ndarray:
+    """The image in the colors of its segments; as it is where void."""
+    tinted = cv2.addWeighted(rgb, 0.4, label_colors(panoptic_ids, rules.taxonomy), 0.6, 0)
+    return np.where((panoptic_ids == VOID_PANOPTIC_ID)[..., None], rgb, tinted)
+
+
+def _wrong_pixels(image: LabeledImage, given: Answer, rules: Rules) -> np.ndarray:
+    """RGB [H, W, 3]: red where the label denies the predicted category, black where there is no label."""
+    true, predicted = category_ids(image.panoptic_ids), category_ids(given.panoptic_ids)
+    right = true == predicted
+    for label, possible in enumerate(rules.supervision.confusable):
+        right |= (true == label) & np.isin(predicted, possible)
+    color = np.where(right[..., None], _RIGHT, _WRONG)
+    return np.where((true == VOID_CATEGORY)[..., None], 0, color).astype(np.uint8)
+
+
+def _error_color(depth: np.ndarray, truth: np.ndarray, blank_depth_m: float) -> np.ndarray:
+    """|predicted - true| / true as RGB [H, W, 3]: blue is right, red is off by half or more, black unknown."""
+    depth = np.where(np.isnan(depth), np.float32(blank_depth_m), depth)
+    has_truth = truth > 0
+    error = np.zeros_like(depth)
+    np.divide(np.abs(depth - truth), truth, out=error, where=has_truth)
+    # One step up keeps an error of 0 apart from the unknown while points are widened.
+    level = np.where(has_truth, 1 + np.minimum(error / WORST_SHOWN, 1) * 254, 0).astype(np.uint8)
+    if np.count_nonzero(has_truth) < 0.2 * has_truth.size:  # lidar: single points are too small to be seen
+        level = np.asarray(cv2.dilate(level, np.ones((3, 3), np.uint8)), np.uint8)
+    color = cv2.cvtColor(cv2.applyColorMap(level, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
+    return np.where((level > 0)[..., None], color, 0).astype(np.uint8)
+
+
+def _known(depth: np.ndarray) -> np.ndarray:
+    return np.where(depth > 0, depth, np.nan)
+
+
+def _tile(title: str, picture: np.ndarray) -> np.ndarray:
+    height = round(picture.shape[0] * TILE_WIDTH_PX / picture.shape[1])
+    tile = cv2.resize(picture, (TILE_WIDTH_PX, height), interpolation=cv2.INTER_AREA)
+    bar = np.full((_TITLE_PX, TILE_WIDTH_PX, 3), 24, np.uint8)
+    cv2.putText(bar, title, (6, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (235, 235, 235), 1, cv2.LINE_AA)
+    return np.vstack([bar, tile])
+
+
+def write_jpeg(path: Path, rgb: np.ndarray) -> None:
+    """Write a picture [h, w, 3] uint8. Raises OSError where that fails."""
+    if not cv2.imwrite(str(path), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 88]):
+        raise OSError(f"{path}: cannot be written; is the folder writable, the disk full?")
