@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -71,7 +72,29 @@ def _parser() -> argparse.ArgumentParser:
     record.add_argument("out", type=Path, help="the new recording's folder")
     record.add_argument("--topics", default=".*", metavar="REGEX", help="whose whole name matches (default: all)")
     record.set_defaults(run=_record)
+    _add_model_commands(commands)
     return parser
+
+
+def _add_model_commands(commands: Any) -> None:
+    build = commands.add_parser("build-engine", help="build and prove a model's TensorRT engine before it is needed")
+    build.add_argument("model", type=Path, nargs="?", help="an exported .onnx; without it the one that comes along")
+    build.add_argument(
+        "--target",
+        nargs="+",
+        default=[],
+        metavar="GPU",
+        help="build for these GPUs, such as sm86, without having one (TensorRT-RTX); not for use on this machine",
+    )
+    build.add_argument(
+        "--workspace-gib", type=_not_negative, default=0.0, metavar="GIB", help="memory that a layer may use; 0: free"
+    )
+    build.add_argument("--out", type=Path, help="with --target: write the engine to this file")
+    build.set_defaults(run=_build_engine)
+
+    look = commands.add_parser("inspect", help="say what a model or a built engine is")
+    look.add_argument("file", type=Path, help="an exported .onnx, or an .engine that build-engine wrote")
+    look.set_defaults(run=_inspect)
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -133,6 +156,27 @@ def _record(options: argparse.Namespace) -> None:
     from panoptic_depth_ros.player import record
 
     _print_counts("recorded", record(options.out, options.topics))
+
+
+def _build_engine(options: argparse.Namespace) -> None:
+    from panoptic_depth_ros.build_engine import build_engine, build_for_targets
+
+    console = Console()
+    if options.target:
+        targets = tuple(target.lower() for target in options.target)
+        build_for_targets(_model(options), targets, options.workspace_gib, options.out, console)
+    elif options.out:
+        raise ValueError("--out goes with --target; an engine for this machine is kept in the cache, where it is found")
+    else:
+        build_engine(_model(options), options.workspace_gib, console)
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    from panoptic_depth_ros.inspect import inspect
+
+    console = Console()
+    for table in inspect(options.file):
+        console.print(table)
 
 
 def _print_counts(verb: str, counts: dict[str, int]) -> None:

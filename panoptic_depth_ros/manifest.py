@@ -5,18 +5,26 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from panoptic_depth_ros.onnx_graph import metadata
 from panoptic_depth_ros.taxonomy import Taxonomy
 
 METADATA_KEY = "panoptic_depth"  # the ONNX metadata property that holds the manifest as JSON
 
 INPUT = "image"  # uint8 [B, h, w, 3] RGB
 MAX_SEGMENTS = 255  # segment ids are 8 bit, 0 is void
-OUTPUTS = ("segment_ids", "depth", "segment_category", "segment_score", "segment_area", "segment_depth")
+OUTPUT_TYPES = {
+    "segment_ids": "uint8",
+    "depth": "float32",
+    "segment_category": "int32",
+    "segment_score": "float32",
+    "segment_area": "int32",
+    "segment_depth": "float32",
+}
+OUTPUTS = tuple(OUTPUT_TYPES)
 
 
 class ModelError(ValueError):
@@ -67,7 +75,12 @@ class Manifest:
 
 
 def read_manifest(path: str | Path) -> Manifest:
-    """The manifest inside an ONNX file, without loading the network.
+    """The manifest inside an ONNX file, without loading the network; raises as `read_model` does."""
+    return read_model(path)[0]
+
+
+def read_model(path: str | Path) -> tuple[Manifest, bytes]:
+    """An ONNX file's manifest and its whole content, read once, so that one cannot change behind the other.
 
     Raises:
         ModelError: the file is missing, is no ONNX file, or was not exported by panoptic_depth_training.export.
@@ -80,59 +93,12 @@ def read_manifest(path: str | Path) -> Manifest:
             f"model {path}: cannot be read ({error.strerror}); give the path of an exported .onnx"
         ) from error
     try:
-        properties = dict(_metadata_properties(memoryview(model)))
+        properties = metadata(memoryview(model))
     except (IndexError, ValueError) as error:
         raise ModelError(f"model {path}: not ONNX, or cut short ({len(model)} bytes); export it again") from error
     if METADATA_KEY not in properties:
         raise ModelError(f"model {path}: no manifest inside; export it with python -m panoptic_depth_training.export")
     try:
-        return Manifest.from_json(properties[METADATA_KEY])
+        return Manifest.from_json(properties[METADATA_KEY]), model
     except ValueError as error:
         raise ModelError(f"model {path}: its manifest does not fit this version ({error}); export it again") from error
-
-
-# An ONNX file is one protobuf message. Its metadata is found by walking the outermost fields, which needs no
-# ONNX package on the vehicle and skips the weights in one step.
-_MODEL_METADATA_FIELD = 14  # ModelProto.metadata_props, entries of (key = 1, value = 2)
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-
-
-def _metadata_properties(model: memoryview) -> Iterator[tuple[str, str]]:
-    for number, value in _protobuf_fields(model):
-        if number == _MODEL_METADATA_FIELD:
-            entry = dict(_protobuf_fields(value))
-            yield str(entry.get(1, b""), "utf-8"), str(entry.get(2, b""), "utf-8")
-
-
-def _protobuf_fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """(field number, content, a view) of a serialized message's own fields; numbers come back as empty content."""
-    at = 0
-    while at < len(message):
-        tag, at = _varint(message, at)
-        number, kind = tag >> 3, tag & 7
-        if kind == _VARINT:
-            _, at = _varint(message, at)
-            yield number, message[:0]
-            continue
-        if kind == _BYTES:
-            size, at = _varint(message, at)
-        elif kind in (_FIXED64, _FIXED32):
-            size = 8 if kind == _FIXED64 else 4
-        else:
-            raise ValueError(f"no protobuf field has wire type {kind}")
-        if number == 0 or at + size > len(message):
-            raise ValueError("field runs past the end")
-        yield number, message[at : at + size]
-        at += size
-
-
-def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = message[at]
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            return value, at
-        if shift > 63:
-            raise ValueError("number longer than 64 bits")

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from panoptic_depth_ros.engines import DEVICES
+from panoptic_depth_ros.engines import CPU_PRECISIONS, DEVICES
 from panoptic_depth_ros.outputs import CloudOptions
 
 if TYPE_CHECKING:
@@ -32,8 +32,24 @@ class NodeParameters:
     """What a vehicle decides; what the model decides stands in its manifest."""
 
     model: str = parameter("", "Path of the exported model (.onnx). Empty: the compact model that comes along.")
-    device: str = parameter("auto", "Where the model runs. auto: the GPU if the engine can use it.", choices=DEVICES)
+    device: str = parameter(
+        "auto",
+        "What runs the model: TensorRT, OpenVINO, ONNX Runtime on the GPU (cuda) or the CPU (cpu). auto: the first of "
+        "these four that can run here.",
+        choices=DEVICES,
+    )
     engine_threads: int = parameter(0, "CPU threads of the engine. 0: one per core.", at_least=0, at_most=256)
+    engine_precision: str = parameter(
+        "f32",
+        "OpenVINO's arithmetic. bf16: twice as fast on CPUs that have it, two to three significant digits.",
+        choices=CPU_PRECISIONS,
+    )
+    tensorrt_workspace_gib: float = parameter(
+        0.0,
+        "Scratch memory that one layer of a TensorRT engine may use [GiB]. 0: as TensorRT sees fit.",
+        at_least=0.0,
+        at_most=1024.0,
+    )
     image_transport: str = parameter(
         "auto",
         "Which image topic is read: ~/input/image (raw) or ~/input/image/compressed. auto: raw if both are published.",

@@ -100,6 +100,9 @@ def test_a_model_that_cannot_be_opened_is_named(
         (["play", "bag", "--delay", "-1"], "--delay: .*-1"),
         (["play", "bag", "--delay", "nan"], "--delay: .*nan"),
         (["run", "bag", "out", "--speed", "2"], "unrecognized arguments: --speed 2"),
+        (["inspect"], "required: file"),
+        (["build-engine", "--workspace-gib", "-1"], "--workspace-gib: .*-1"),
+        (["build-engine", "--target"], "--target: expected at least one argument"),
     ],
 )
 def test_arguments_that_cannot_be_are_named_with_exit_code_2(

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a TensorRT plan: pinned memory, three streams, two slots, CUDA graphs.
+
+Each slot has its own host and device buffers. An upload, a computation and a download have a stream each, tied by
+events, so that one frame uploads and the one before it downloads while a third computes::
+
+    upload    image k+1 ......    image k+2
+    compute   frame k .........   frame k+1
+    download      outputs k-1        outputs k
+
+There is one execution context, hence one frame computes at a time. Its kernels are launched as a CUDA graph per slot
+where they can be captured, one by one where not.
+
+B, h, w: batch and size of the input. Not yet run on a GPU; see `panoptic_depth_ros.engines.cuda`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from panoptic_depth_ros.engines.cuda import Cuda
+from panoptic_depth_ros.engines.errors import DeviceLostError, DeviceMemoryError, EngineError
+from panoptic_depth_ros.engines.tensorrt_build import Report, failure, flavor, make_log
+from panoptic_depth_ros.manifest import INPUT, OUTPUTS
+
+_SLOTS = 2
+_ALIGNMENT = 256  # bytes, as cudaMalloc's own
+
+
+@dataclass
+class _Slot:
+    """Buffers and order of one frame under way."""
+
+    images: np.ndarray  # pinned [B, h, w, 3] uint8
+    outputs: dict[str, np.ndarray]  # views of downloads
+    downloads: np.ndarray  # pinned, all outputs one after the other
+    device_images: int
+    device_outputs: int
+    addresses: dict[str, int]
+    uploaded: Any
+    computed: Any
+    done: Any
+    graph: Any = None
+    is_busy: bool = False
+
+
+class PlanRunner:
+    """A deserialized engine with its buffers. Calls come from one thread at a time."""
+
+    def __init__(self, trt: Any, cuda: Cuda, plan: bytes | memoryview, report: Report) -> None:
+        """Raises EngineError where TensorRT does not take the plan, DeviceMemoryError where it does not fit."""
+        self._trt, self._cuda = trt, cuda
+        self._owned = ExitStack()
+        self._log = make_log(trt)
+        self._next = 0
+        self._streams: list[Any] = []
+        try:
+            self._engine, self._context = self._open(plan)
+            self._streams = [self._own(cuda.stream(), cuda.destroy_stream) for _ in range(3)]
+            self._upload, self._compute, self._download = self._streams
+            self._slots = [self._slot() for _ in range(_SLOTS)]
+            self.uses_graph = self._capture(report)
+        except BaseException:
+            self.close()
+            raise
+
+    def infer(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """The outputs for images uint8 [B, h, w, 3]; the second call after this one overwrites them."""
+        return self._fetch(self._submit(images))
+
+    def infer_each(self, batches: Iterable[np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+        """The outputs for each batch in turn, two under way at a time; valid until the next is asked for."""
+        before: _Slot | None = None
+        for images in batches:
+            slot = self._submit(images)
+            if before is not None:
+                yield self._fetch(before)
+            before = slot
+        if before is not None:
+            yield self._fetch(before)
+
+    def layers(self) -> dict[str, int]:
+        """How many layers of which kind the optimized engine has; empty where TensorRT does not tell."""
+        inspector = self._engine.create_engine_inspector()
+        text = inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
+        layers = json.loads(text).get("Layers", [])
+        kinds = (layer.get("LayerType", "unknown") for layer in layers if isinstance(layer, dict))
+        return dict(Counter(kinds).most_common())
+
+    def close(self) -> None:
+        """Give the device's memory back; pinned arrays live on while somebody holds them."""
+        streams, self._streams = self._streams, []
+        for stream in streams:
+            with suppress(EngineError):  # the device is lost
+                self._cuda.join_stream(stream)
+        self._owned.close()
+        self._slots = []
+        self._context = self._engine = None
+
+    # ---- set-up ----
+
+    def _open(self, plan: bytes | memoryview) -> tuple[Any, Any]:
+        remedy = "remove it from the cache and build it again"
+        self._runtime = runtime = self._trt.Runtime(self._log)
+        engine = runtime.deserialize_cuda_engine(plan)
+        if engine is None:
+            raise failure(self._log, f"{flavor(self._trt)} does not take the engine", remedy)
+        names = {engine.get_tensor_name(i) for i in range(engine.num_io_tensors)}
+        if names != {INPUT, *OUTPUTS}:
+            raise EngineError(f"the engine has the tensors {', '.join(sorted(names))}, not the contract's; {remedy}")
+        context = engine.create_execution_context()
+        if context is None:
+            raise failure(self._log, f"{flavor(self._trt)} cannot run the engine", remedy)
+        shape = tuple(engine.get_tensor_shape(INPUT))
+        context.set_input_shape(INPUT, (abs(shape[0]), *shape[1:]))  # an open batch axis is -1: one image
+        return engine, context
+
+    def _slot(self) -> _Slot:
+        cuda, trt = self._cuda, self._trt
+        layout, size = {}, 0
+        for name in OUTPUTS:
+            dtype = np.dtype(trt.nptype(self._engine.get_tensor_dtype(name)))
+            shape = tuple(self._context.get_tensor_shape(name))
+            layout[name] = (size, dtype, shape)
+            size += -(-math.prod(shape) * dtype.itemsize // _ALIGNMENT) * _ALIGNMENT
+        image_shape = tuple(self._context.get_tensor_shape(INPUT))
+        images, downloads = cuda.pinned(math.prod(image_shape)).reshape(image_shape), cuda.pinned(size)
+        device_images = self._own(cuda.allocate(images.nbytes), cuda.free)
+        device_outputs = self._own(cuda.allocate(size), cuda.free)
+        outputs = {
+            name: downloads[at : at + math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
+            for name, (at, dtype, shape) in layout.items()
+        }
+        addresses = {name: device_outputs + at for name, (at, _, _) in layout.items()}
+        events = (self._own(cuda.event(), cuda.destroy_event) for _ in range(3))
+        return _Slot(
+            images, outputs, downloads, device_images, device_outputs, {INPUT: device_images, **addresses}, *events
+        )
+
+    def _capture(self, report: Report) -> bool:
+        """Record each slot's kernels as a graph; returns whether that worked."""
+        for slot in self._slots:
+            self._enqueue(slot)  # once without: TensorRT sets up what it needs on the first call
+        self._cuda.join_stream(self._compute)
+        capturable = getattr(self._context, "is_stream_capturable", None)
+        if capturable is not None and not capturable(int(self._compute)):
+            report("TensorRT does not let this engine's kernels be captured; they are launched one by one")
+            return False
+        try:
+            for slot in self._slots:
+                graph = self._cuda.capture(self._compute, lambda slot=slot: self._enqueue(slot))  # type: ignore[misc]
+                slot.graph = self._own(graph, self._cuda.destroy_graph)
+        except (DeviceLostError, DeviceMemoryError):
+            raise
+        except EngineError as error:
+            for slot in self._slots:
+                slot.graph = None
+            report(f"no CUDA graph ({error}); kernels are launched one by one")
+            return False
+        return True
+
+    def _own(self, handle: Any, release: Callable[[Any], None]) -> Any:
+        """Release a handle on closing, whatever became of the device."""
+
+        def let_go() -> None:
+            with suppress(EngineError):
+                release(handle)
+
+        self._owned.callback(let_go)
+        return handle
+
+    # ---- a frame ----
+
+    def _submit(self, images: np.ndarray) -> _Slot:
+        """Begin a frame in the next slot."""
+        slot = self._slots[self._next]
+        if slot.is_busy:
+            raise RuntimeError("two frames are under way already; finish infer_each before another call")
+        if images.shape != slot.images.shape or images.dtype != np.uint8:
+            expected = list(slot.images.shape)
+            raise ValueError(f"images are {images.dtype} {list(images.shape)}; the engine takes uint8 {expected}")
+        cuda = self._cuda
+        np.copyto(slot.images, images)
+        cuda.upload(slot.device_images, slot.images, self._upload)
+        cuda.record(slot.uploaded, self._upload)
+        cuda.wait(self._compute, slot.uploaded)
+        if slot.graph is None:
+            self._enqueue(slot)
+        else:
+            cuda.launch(slot.graph, self._compute)
+        cuda.record(slot.computed, self._compute)
+        cuda.wait(self._download, slot.computed)
+        cuda.download(slot.downloads, slot.device_outputs, self._download)
+        cuda.record(slot.done, self._download)
+        slot.is_busy = True
+        self._next = (self._next + 1) % _SLOTS
+        return slot
+
+    def _fetch(self, slot: _Slot) -> dict[str, np.ndarray]:
+        """Wait for a frame; its slot is free again, its outputs stay until the slot's next download."""
+        slot.is_busy = False
+        self._cuda.join(slot.done)
+        return dict(slot.outputs)
+
+    def _enqueue(self, slot: _Slot) -> None:
+        """Put the network's kernels for a slot into the computing stream."""
+        for name, address in slot.addresses.items():
+            self._context.set_tensor_address(name, address)
+        if not self._context.execute_async_v3(int(self._compute)):
+            self._cuda.last_error()
+            raise failure(self._log, f"{flavor(self._trt)} could not run a frame", "start the program again")

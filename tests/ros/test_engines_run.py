@@ -1,0 +1,508 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Running a TensorRT plan on a simulated GPU whose streams advance at random: only events keep their order, as on a
+real one. What a real GPU computes, and how fast, this does not show.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import inspect
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from panoptic_depth_ros.engines.cuda import Cuda
+from panoptic_depth_ros.engines.errors import DeviceLostError, DeviceMemoryError, EngineError
+from panoptic_depth_ros.engines.tensorrt_run import PlanRunner
+from panoptic_depth_ros.manifest import INPUT, OUTPUT_TYPES, OUTPUTS
+
+H, W, ROWS = 4, 6, 3
+SHAPES = {INPUT: (1, H, W, 3), **{name: (1, H, W) if name in OUTPUTS[:2] else (1, ROWS) for name in OUTPUTS}}
+
+
+class CudaError(enum.IntEnum):
+    cudaSuccess = 0
+    cudaErrorMemoryAllocation = 2
+    cudaErrorInsufficientDriver = 35
+    cudaErrorNoDevice = 100
+    cudaErrorLaunchFailure = 719
+    cudaErrorStreamCaptureUnsupported = 900
+
+
+class SimulatedRuntime:
+    """The part of cuda.bindings.runtime that `Cuda` uses. Work waits in its stream until the host waits for something;
+    then streams advance in a random order, as far as events let them.
+    """
+
+    cudaError_t = CudaError
+    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
+    cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
+    cudaStreamNonBlocking, cudaEventDisableTiming, cudaEventBlockingSync, cudaHostAllocDefault = 1, 2, 1, 0
+
+    def __init__(self, seed: int) -> None:
+        self.random = np.random.default_rng(seed)
+        self.memory: dict[int, Any] = {}
+        self.pinned: dict[int, Any] = {}
+        self.streams: dict[int, list[Any]] = {}
+        self.events: dict[int, list[bool]] = {}  # whether each record so far has been reached
+        self.graphs: dict[int, list[Any]] = {}
+        self.capturing: dict[int, list[Any]] = {}
+        self.handle = 1000
+        self.fail: dict[str, CudaError] = {}
+        self.launches = 0
+
+    def _new(self, table: dict[int, Any], value: Any) -> tuple[CudaError, int]:
+        self.handle += 1
+        table[self.handle] = value
+        return CudaError.cudaSuccess, self.handle
+
+    def _result(self, function: str, *values: Any) -> tuple[Any, ...]:
+        error = self.fail.get(function, CudaError.cudaSuccess)
+        return (error, *([None] * len(values) if error else values))
+
+    def put(self, stream: int, work: Callable[[], bool]) -> None:
+        """Queue work that returns whether it is done, or must be tried again later."""
+        (self.capturing if stream in self.capturing else self.streams)[stream].append(work)
+
+    def run_until(self, is_done: Callable[[], bool]) -> None:
+        while not is_done():
+            runnable = [stream for stream, work in self.streams.items() if work]
+            stream = self.streams[int(self.random.choice(runnable))]
+            if stream[0]():
+                stream.pop(0)
+
+    def cudaMalloc(self, size: int) -> tuple[Any, ...]:
+        buffer = (ctypes.c_uint8 * size)(*self.random.integers(0, 256, size).tolist())
+        if "cudaMalloc" not in self.fail:
+            self.memory[ctypes.addressof(buffer)] = buffer
+        return self._result("cudaMalloc", ctypes.addressof(buffer))
+
+    def cudaFree(self, address: int) -> tuple[Any, ...]:
+        del self.memory[address]
+        return self._result("cudaFree")
+
+    def cudaHostAlloc(self, size: int, flags: int) -> tuple[Any, ...]:
+        buffer = (ctypes.c_uint8 * size)()
+        self.pinned[ctypes.addressof(buffer)] = buffer
+        return self._result("cudaHostAlloc", ctypes.addressof(buffer))
+
+    def cudaFreeHost(self, address: int) -> tuple[Any, ...]:
+        del self.pinned[address]
+        return (CudaError.cudaSuccess,)
+
+    def cudaMemcpyAsync(self, to: int, source: int, size: int, kind: int, stream: int) -> tuple[Any, ...]:
+        device = to if kind == 1 else source
+        assert any(at <= device and device + size <= at + len(buffer) for at, buffer in self.memory.items())
+        self.put(stream, lambda: bool(ctypes.memmove(to, source, size)))
+        return self._result("cudaMemcpyAsync")
+
+    def cudaStreamCreateWithFlags(self, flags: int) -> tuple[Any, ...]:
+        return self._new(self.streams, [])
+
+    def cudaEventCreateWithFlags(self, flags: int) -> tuple[Any, ...]:
+        return self._new(self.events, [])
+
+    def cudaEventRecord(self, event: int, stream: int) -> tuple[Any, ...]:
+        reached = self.events[event]
+        at = len(reached)
+        reached.append(False)
+
+        def reach() -> bool:
+            reached[at] = True
+            return True
+
+        self.put(stream, reach)
+        return self._result("cudaEventRecord")
+
+    def cudaStreamWaitEvent(self, stream: int, event: int, flags: int) -> tuple[Any, ...]:
+        reached, at = self.events[event], len(self.events[event]) - 1
+        self.put(stream, lambda: at < 0 or reached[at])
+        return self._result("cudaStreamWaitEvent")
+
+    def cudaEventSynchronize(self, event: int) -> tuple[Any, ...]:
+        self.run_until(lambda: not self.events[event] or self.events[event][-1])
+        return self._result("cudaEventSynchronize")
+
+    def cudaStreamSynchronize(self, stream: int) -> tuple[Any, ...]:
+        self.run_until(lambda: not self.streams[stream])
+        return self._result("cudaStreamSynchronize")
+
+    def cudaStreamBeginCapture(self, stream: int, mode: int) -> tuple[Any, ...]:
+        self.capturing[stream] = []
+        return self._result("cudaStreamBeginCapture")
+
+    def cudaStreamEndCapture(self, stream: int) -> tuple[Any, ...]:
+        return self._new(self.graphs, self.capturing.pop(stream))
+
+    def cudaGraphInstantiate(self, graph: int, flags: int) -> tuple[Any, ...]:
+        return self._new(self.graphs, self.graphs[graph])
+
+    def cudaGraphDestroy(self, graph: int) -> tuple[Any, ...]:
+        del self.graphs[graph]
+        return (CudaError.cudaSuccess,)
+
+    cudaGraphExecDestroy = cudaGraphDestroy
+
+    def cudaGraphLaunch(self, graph: int, stream: int) -> tuple[Any, ...]:
+        self.launches += 1
+        for work in self.graphs[graph]:
+            self.put(stream, work)
+        return self._result("cudaGraphLaunch")
+
+    def cudaStreamDestroy(self, stream: int) -> tuple[Any, ...]:
+        del self.streams[stream]
+        return (CudaError.cudaSuccess,)
+
+    def cudaEventDestroy(self, event: int) -> tuple[Any, ...]:
+        del self.events[event]
+        return (CudaError.cudaSuccess,)
+
+    def cudaGetLastError(self) -> tuple[Any, ...]:
+        return self._result("cudaGetLastError")
+
+    def cudaGetErrorString(self, error: CudaError) -> tuple[Any, ...]:
+        return CudaError.cudaSuccess, b"the text"
+
+    def cudaMemGetInfo(self) -> tuple[Any, ...]:
+        return CudaError.cudaSuccess, 1 << 30, 8 << 30
+
+    def cudaDriverGetVersion(self) -> tuple[Any, ...]:
+        return CudaError.cudaSuccess, getattr(self, "driver", 12060)
+
+    def cudaRuntimeGetVersion(self) -> tuple[Any, ...]:
+        return CudaError.cudaSuccess, 13050
+
+    def cudaGetDeviceCount(self) -> tuple[Any, ...]:
+        return self._result("cudaGetDeviceCount", getattr(self, "count", 1))
+
+    def cudaSetDevice(self, index: int) -> tuple[Any, ...]:
+        return self._result("cudaSetDevice")
+
+    def cudaGetDeviceProperties(self, index: int) -> tuple[Any, ...]:
+        name = b"Some GPU".ljust(256, b"\0")
+        properties = SimpleNamespace(name=name, major=8, minor=7, multiProcessorCount=16, totalGlobalMem=32 << 30)
+        return CudaError.cudaSuccess, properties
+
+
+class SimulatedContext:
+    """A network in two kernels with scratch memory between them, as the real one has: frames must not interleave."""
+
+    def __init__(self, runtime: SimulatedRuntime) -> None:
+        self.runtime, self.scratch = runtime, np.zeros(SHAPES[INPUT], np.uint8)
+        self.addresses: dict[str, int] = {}
+        self.succeeds: Callable[[int], bool] = lambda stream: True
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        return (name, shape) == (INPUT, SHAPES[INPUT])
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return SHAPES[name]
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self.addresses[name] = address
+        return True
+
+    def execute_async_v3(self, stream: int) -> bool:
+        if not self.succeeds(stream):
+            return False
+        addresses = dict(self.addresses)
+
+        def read() -> bool:
+            self.scratch[:] = array_at(addresses[INPUT], INPUT, "uint8")
+            return True
+
+        def write() -> bool:
+            for name, values in answer(self.scratch).items():
+                array_at(addresses[name], name, OUTPUT_TYPES[name])[:] = values
+            return True
+
+        self.runtime.put(stream, read)
+        self.runtime.put(stream, write)
+        return True
+
+
+def array_at(address: int, name: str, dtype: str) -> np.ndarray:
+    size = int(np.prod(SHAPES[name])) * np.dtype(dtype).itemsize
+    assert address % np.dtype(dtype).itemsize == 0
+    return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address)).view(dtype).reshape(SHAPES[name])
+
+
+def answer(images: np.ndarray) -> dict[str, np.ndarray]:
+    """What the simulated network says about images: something different for each pixel and each output."""
+    row = images[:, 0, :ROWS, 2].astype(np.int32)
+    values = {"segment_ids": images[..., 0], "depth": images[..., 1] / 3, "segment_category": row + 1000}
+    values |= {"segment_score": row / 7, "segment_area": row * 300, "segment_depth": row / 11}
+    return {name: values[name].astype(OUTPUT_TYPES[name]) for name in OUTPUTS}
+
+
+class SimulatedTensorRt:
+    """The part of the module tensorrt that `PlanRunner` uses."""
+
+    __name__, __version__ = "tensorrt", "10.3.0"
+    LayerInformationFormat = SimpleNamespace(JSON=1)
+
+    class ILogger:
+        Severity = SimpleNamespace(ERROR=1, INTERNAL_ERROR=0)
+
+    def __init__(self, runtime: SimulatedRuntime) -> None:
+        self.context = context = SimulatedContext(runtime)
+        names = [*OUTPUTS, INPUT]
+        self.engine = SimpleNamespace(
+            num_io_tensors=len(names),
+            get_tensor_name=lambda i: names[i],
+            get_tensor_shape=lambda name: (-1, *SHAPES[name][1:]),
+            get_tensor_dtype=lambda name: OUTPUT_TYPES[name],
+            create_execution_context=lambda: context,
+            create_engine_inspector=lambda: SimpleNamespace(
+                get_engine_information=lambda _: '{"Layers": [{"LayerType": "gemm"}, {"LayerType": "gemm"}]}'
+            ),
+        )
+        self.log: Any = None
+
+    def nptype(self, dtype: str) -> str:
+        return dtype
+
+    def Runtime(self, log: Any) -> Any:
+        self.log = log
+
+        def deserialize(plan: bytes) -> Any:
+            if plan != b"plan":
+                log.log(self.ILogger.Severity.ERROR, "magic tag does not match\n")
+                return None
+            return self.engine
+
+        return SimpleNamespace(deserialize_cuda_engine=deserialize)
+
+
+@pytest.fixture(params=range(12))
+def runtime(request: pytest.FixtureRequest) -> SimulatedRuntime:
+    return SimulatedRuntime(seed=request.param)
+
+
+@pytest.fixture
+def one_runtime() -> SimulatedRuntime:
+    return SimulatedRuntime(seed=0)
+
+
+def make_runner(
+    runtime: SimulatedRuntime, report: Callable[[str], None] = lambda text: None
+) -> tuple[PlanRunner, SimulatedTensorRt]:
+    trt = SimulatedTensorRt(runtime)
+    return PlanRunner(trt, Cuda(runtime), b"plan", report), trt
+
+
+def pictures(count: int) -> Iterator[np.ndarray]:
+    generator = np.random.default_rng(5)
+    for _ in range(count):
+        yield generator.integers(0, 256, SHAPES[INPUT], np.uint8)
+
+
+def assert_same(outputs: dict[str, np.ndarray], images: np.ndarray) -> None:
+    for name, values in answer(images).items():
+        assert outputs[name].dtype == values.dtype
+        np.testing.assert_array_equal(outputs[name], values, err_msg=name)
+
+
+def test_every_frame_gets_its_own_answer_in_whatever_order_streams_advance(runtime: SimulatedRuntime) -> None:
+    runner, _ = make_runner(runtime)
+    assert runner.uses_graph
+    for images in pictures(5):
+        assert_same(runner.infer(images), images)
+    assert runtime.launches == 5
+
+
+def test_frames_under_way_together_do_not_mix(runtime: SimulatedRuntime) -> None:
+    runner, _ = make_runner(runtime)
+    batches = list(pictures(9))
+    answers = runner.infer_each(iter(batches))
+    for images, outputs in zip(batches, answers, strict=True):
+        assert_same(outputs, images)
+
+
+def test_an_answer_outlives_the_next_call(one_runtime: SimulatedRuntime) -> None:
+    runner, _ = make_runner(one_runtime)
+    first_images, second_images = pictures(2)
+    first = runner.infer(first_images)
+    runner.infer(second_images)
+    assert_same(first, first_images)
+
+
+@pytest.mark.parametrize("captures", [0, 1])
+def test_kernels_that_cannot_be_captured_are_launched_one_by_one(
+    one_runtime: SimulatedRuntime, captures: int
+) -> None:
+    reports: list[str] = []
+    trt = SimulatedTensorRt(one_runtime)
+    good = iter(range(captures))  # as many captures succeed
+    trt.context.succeeds = lambda stream: stream not in one_runtime.capturing or next(good, None) is not None
+    one_runtime.fail["cudaGetLastError"] = CudaError.cudaErrorStreamCaptureUnsupported
+    runner = PlanRunner(trt, Cuda(one_runtime), b"plan", reports.append)
+    assert not runner.uses_graph
+    assert reports == [
+        "no CUDA graph (CUDA failed (cudaErrorStreamCaptureUnsupported: the text)); kernels are launched one by one"
+    ]
+    for images in pictures(4):
+        assert_same(runner.infer(images), images)
+    assert one_runtime.launches == 0
+
+
+def test_a_context_that_says_it_cannot_be_captured_is_believed(one_runtime: SimulatedRuntime) -> None:
+    trt = SimulatedTensorRt(one_runtime)
+    trt.context.is_stream_capturable = lambda stream: False  # type: ignore[attr-defined]
+    runner = PlanRunner(trt, Cuda(one_runtime), b"plan", lambda text: None)
+    assert not runner.uses_graph
+    (images,) = pictures(1)
+    assert_same(runner.infer(images), images)
+
+
+def test_closing_gives_everything_back_but_answers_that_are_still_held(one_runtime: SimulatedRuntime) -> None:
+    runner, _ = make_runner(one_runtime)
+    (images,) = pictures(1)
+    outputs = runner.infer(images)
+    runner.close()
+    runner.close()
+    tables = (one_runtime.memory, one_runtime.streams, one_runtime.events, one_runtime.graphs)
+    assert [len(table) for table in tables] == [0, 0, 0, 0]
+    assert_same(outputs, images)
+    assert len(one_runtime.pinned) == 1
+    del outputs
+    assert not one_runtime.pinned
+
+
+def test_exhausted_memory_is_told_with_what_is_free_and_leaves_nothing_behind(one_runtime: SimulatedRuntime) -> None:
+    one_runtime.fail["cudaMalloc"] = CudaError.cudaErrorMemoryAllocation
+    with pytest.raises(DeviceMemoryError, match=r"memory is exhausted \(1\.0 of 8\.0 GiB are free\)"):
+        make_runner(one_runtime)
+    assert not one_runtime.memory
+    assert not one_runtime.streams
+
+
+def test_a_lost_device_is_told_apart_and_can_be_closed(one_runtime: SimulatedRuntime) -> None:
+    runner, _ = make_runner(one_runtime)
+    (images,) = pictures(1)
+    one_runtime.fail = dict.fromkeys(
+        ("cudaEventSynchronize", "cudaStreamSynchronize", "cudaFree", "cudaGetLastError"),
+        CudaError.cudaErrorLaunchFailure,
+    )
+    with pytest.raises(DeviceLostError, match=r"the GPU stopped working \(cudaErrorLaunchFailure: the text\)"):
+        runner.infer(images)
+    runner.close()
+
+
+def test_a_frame_that_tensorrt_refuses_is_an_error_with_its_reason(one_runtime: SimulatedRuntime) -> None:
+    runner, trt = make_runner(one_runtime)
+    for slot in runner._slots:
+        slot.graph = None
+    trt.context.succeeds = lambda stream: bool(trt.log.log(trt.ILogger.Severity.ERROR, "address not set"))
+    (images,) = pictures(1)
+    with pytest.raises(EngineError, match=r"TensorRT 10.3.0 could not run a frame \(address not set\)"):
+        runner.infer(images)
+
+
+def test_a_plan_that_tensorrt_does_not_take_is_an_error_with_its_reason(one_runtime: SimulatedRuntime) -> None:
+    with pytest.raises(EngineError, match=r"does not take the engine \(magic tag does not match\); remove it"):
+        PlanRunner(SimulatedTensorRt(one_runtime), Cuda(one_runtime), b"junk", print)
+
+
+def test_images_of_another_size_are_refused(one_runtime: SimulatedRuntime) -> None:
+    runner, _ = make_runner(one_runtime)
+    with pytest.raises(ValueError, match=r"images are uint8 \[1, 4, 8, 3\]; the engine takes uint8 \[1, 4, 6, 3\]"):
+        runner.infer(np.zeros((1, 4, 8, 3), np.uint8))
+    with pytest.raises(ValueError, match="images are float32"):
+        runner.infer(np.zeros(SHAPES[INPUT], np.float32))
+
+
+def test_a_third_frame_at_once_is_refused(one_runtime: SimulatedRuntime) -> None:
+    runner, _ = make_runner(one_runtime)
+    (images,) = pictures(1)
+    runner._submit(images)
+    runner._submit(images)
+    with pytest.raises(RuntimeError, match="two frames are under way already"):
+        runner.infer(images)
+
+
+def test_the_optimized_engines_layers_are_counted(one_runtime: SimulatedRuntime) -> None:
+    assert make_runner(one_runtime)[0].layers() == {"gemm": 2}
+
+
+# ---- the GPU ----
+
+
+def test_the_gpu_is_described_for_fingerprints(one_runtime: SimulatedRuntime) -> None:
+    gpu = Cuda(one_runtime).gpu()
+    assert (gpu.name, gpu.compute_capability, gpu.multiprocessors) == ("Some GPU", "8.7", 16)
+    assert gpu.driver
+
+
+@pytest.mark.parametrize(
+    ("state", "error", "text"),
+    [
+        ({"driver": 0}, CudaError.cudaErrorInsufficientDriver, "no NVIDIA driver is running here"),
+        (
+            {"driver": 12060},
+            CudaError.cudaErrorInsufficientDriver,
+            r"the driver knows CUDA 12\.6, cuda-bindings needs 13\.5; pip install 'cuda-bindings<13'",
+        ),
+        ({}, CudaError.cudaErrorNoDevice, "there is no GPU, or CUDA_VISIBLE_DEVICES hides it"),
+        ({"count": 0}, CudaError.cudaSuccess, "there is no GPU, or CUDA_VISIBLE_DEVICES hides it"),
+    ],
+)
+def test_a_machine_without_a_usable_gpu_is_told_what_it_lacks(
+    one_runtime: SimulatedRuntime, state: dict[str, int], error: CudaError, text: str
+) -> None:
+    vars(one_runtime).update(state)
+    if error:
+        one_runtime.fail["cudaGetDeviceCount"] = error
+    with pytest.raises(EngineError, match=text):
+        Cuda(one_runtime).gpu()
+
+
+# ---- the real bindings ----
+
+
+def real_runtime() -> Any:
+    return pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is not installed")
+
+
+def test_the_real_bindings_have_every_function_that_is_simulated() -> None:
+    runtime = real_runtime()
+    simulated = [name for name, _ in inspect.getmembers(SimulatedRuntime) if name.startswith("cuda")]
+    assert len(simulated) > 25
+    assert [name for name in simulated if not hasattr(runtime, name)] == []
+    assert runtime.cudaMemcpyKind.cudaMemcpyHostToDevice == SimulatedRuntime.cudaMemcpyKind.cudaMemcpyHostToDevice
+    assert runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost == SimulatedRuntime.cudaMemcpyKind.cudaMemcpyDeviceToHost
+    for error in CudaError:
+        assert getattr(runtime.cudaError_t, error.name) == error
+
+
+def test_the_real_bindings_take_every_call_and_report_the_missing_driver() -> None:
+    runtime = real_runtime()
+    if runtime.cudaGetDeviceCount()[0] == 0:
+        pytest.skip("this machine has a GPU, on which made-up addresses would be used")
+    cuda, array = Cuda(runtime), np.zeros(4, np.uint8)
+    calls: list[Callable[[], Any]] = [
+        lambda: cuda.allocate(16),
+        lambda: cuda.free(0),
+        lambda: cuda.pinned(16),
+        lambda: cuda.upload(0, array, 0),
+        lambda: cuda.download(array, 0, 0),
+        cuda.stream,
+        cuda.event,
+        lambda: cuda.record(0, 0),
+        lambda: cuda.wait(0, 0),
+        lambda: cuda.join(0),
+        lambda: cuda.join_stream(0),
+        lambda: cuda.destroy_stream(0),
+        lambda: cuda.destroy_event(0),
+        lambda: cuda.capture(0, lambda: None),
+        lambda: cuda.launch(0, 0),
+        lambda: cuda.destroy_graph(0),
+        cuda.gpu,
+    ]
+    for call in calls:
+        with pytest.raises(EngineError, match="driver"):
+            call()
