@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Can a network learn a few images by heart? If targets, losses and inference belong together, it can.
+
+    python benchmarks/memorizing.py vehicle          # 16 rendered images; needs the train extra
+    python benchmarks/memorizing.py paper            # 4
+
+Prints panoptic quality and depth error on the very images that it trains on, without augmentation. Segments of
+fewer than MIN_AREA_PX pixels are void in the truth: at the stride of the embeddings they are a pixel or two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from panoptic_depth_model.config import PRESETS
+from panoptic_depth_model.deployable import Deployable
+from panoptic_depth_model.panoptic_depth import PanopticDepth
+from panoptic_depth_ros.taxonomy import VOID_PANOPTIC_ID
+from panoptic_depth_training.augment import depth_at_focal_length
+from panoptic_depth_training.datasets.cityscapes import CITYSCAPES
+from panoptic_depth_training.datasets.labeled import EXACT, LabeledImage
+from panoptic_depth_training.datasets.synthetic import SyntheticStreets
+from panoptic_depth_training.losses import LossWeights, panoptic_depth_losses
+from panoptic_depth_training.metrics import DepthErrors, PanopticQuality
+from panoptic_depth_training.optim import build_optimizer, clip_gradients, learning_rate_at, set_learning_rate
+from panoptic_depth_training.targets import Targets, batched, encode
+
+MIN_AREA_PX = 150
+MAX_INSTANCES = 64
+FIRST_SEED = 40_000
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """How a network learns its images by heart."""
+
+    images: int
+    batch: int
+    steps: int
+    learning_rate: float
+
+
+LESSONS = {
+    "compact": Lesson(images=16, batch=8, steps=800, learning_rate=2e-3),
+    "vehicle": Lesson(images=16, batch=4, steps=1000, learning_rate=1e-3),
+    "paper": Lesson(images=4, batch=2, steps=500, learning_rate=2e-4),
+}
+
+
+def rendered(count: int, height: int, width: int) -> list[LabeledImage]:
+    """Street images without the segments that are too small to be drawn at stride 4."""
+    streets = SyntheticStreets(FIRST_SEED, count, height=height, width=width)
+    images = []
+    for index in range(count):
+        image = streets[index]
+        ids, inverse, area = np.unique(image.panoptic_ids, return_inverse=True, return_counts=True)
+        ids = np.where(area < MIN_AREA_PX, VOID_PANOPTIC_ID, ids).astype(np.uint16)
+        images.append(replace(image, panoptic_ids=ids[inverse].reshape(height, width)))
+    return images
+
+
+def focal_length(images: list[LabeledImage]) -> float:
+    return float(np.mean([image.camera.fx for image in images if image.camera]))
+
+
+def targets_of(image: LabeledImage, focal_length_px: float) -> Targets:
+    depth = depth_at_focal_length(image, focal_length_px)
+    return encode(image.panoptic_ids, depth, CITYSCAPES, EXACT, MAX_INSTANCES)
+
+
+def network_for(preset: str) -> PanopticDepth:
+    """A preset that may answer with small segments, for the images are small."""
+    config = PRESETS[preset]
+    decisions = replace(config.decisions, label_stride=1, min_stuff_area_px=MIN_AREA_PX // 2)
+    torch.manual_seed(0)
+    return PanopticDepth(replace(config, decisions=decisions)).to(memory_format=torch.channels_last)
+
+
+def learn(network: PanopticDepth, images: list[LabeledImage], lesson: Lesson, precision: torch.dtype | None) -> None:
+    """Go over the images again and again, in an order of chance."""
+    console = Console(stderr=True)
+    focal_length_px = focal_length(images)
+    targets = [targets_of(image, focal_length_px) for image in images]
+    pixels = torch.stack([torch.from_numpy(image.rgb) for image in images])
+    optimizer = build_optimizer(network, "adamw", lesson.learning_rate, 0.0)
+    generator, started_s = torch.Generator().manual_seed(0), time.monotonic()
+    order: list[int] = []
+    for step in range(lesson.steps):
+        order = order or torch.randperm(len(images), generator=generator).tolist()
+        chosen, order = order[: lesson.batch], order[lesson.batch :]
+        set_learning_rate(optimizer, learning_rate_at(step, lesson.steps, lesson.learning_rate, 50))
+        image = network.normalized(pixels[chosen]).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", precision, enabled=precision is not None):
+            maps = network.train()(image)
+        losses = panoptic_depth_losses(network, maps, batched([targets[i] for i in chosen]), LossWeights())
+        optimizer.zero_grad()
+        losses.total.backward()
+        clip_gradients(network.parameters(), "norm", 10.0)
+        optimizer.step()
+        if step % 50 == 49:
+            terms = " ".join(f"{name} {value.item():.3f}" for name, value in losses._asdict().items())
+            elapsed_s = time.monotonic() - started_s
+            console.print(f"step {step + 1}/{lesson.steps}  {elapsed_s:.0f} s  {terms}", soft_wrap=True)
+        if step % 200 == 199:
+            console.print(f"  PQ, absolute relative error: {examine(network, images)[:2]}", soft_wrap=True)
+
+
+def examine(network: PanopticDepth, images: list[LabeledImage]) -> tuple[float, float, float, float]:
+    """Panoptic quality in percent, absolute relative depth error, and the quality of things and stuff."""
+    quality, errors = PanopticQuality(CITYSCAPES), DepthErrors()
+    deployable = Deployable(network.eval())
+    focal_length_px = focal_length(images)
+    for image in images:
+        with torch.inference_mode():
+            outputs = deployable(torch.from_numpy(image.rgb)[None])
+        category = outputs.segment_category[0].numpy()
+        instance = np.where(np.isin(category, CITYSCAPES.thing_ids), np.arange(1, len(category) + 1), 0)
+        ids = np.concatenate([[VOID_PANOPTIC_ID], category * 1000 + instance]).astype(np.uint16)
+        quality.add(ids[outputs.segment_ids[0].numpy()], image.panoptic_ids)
+        errors.add(outputs.depth[0].numpy(), depth_at_focal_length(image, focal_length_px))
+    result = quality.result()
+    return (
+        100 * result.all.pq,
+        errors.result().overall.abs_rel,
+        100 * result.things.pq,
+        100 * result.stuff.pq,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("preset", choices=LESSONS)
+    parser.add_argument("--height", type=int, default=192)
+    parser.add_argument("--width", type=int, default=384)
+    parser.add_argument("--steps", type=int, default=0, help="default: the preset's")
+    parser.add_argument("--bfloat16", action="store_true", help="network in half precision, where the CPU has it")
+    options = parser.parse_args()
+    lesson = LESSONS[options.preset]
+    if options.steps:
+        lesson = replace(lesson, steps=options.steps)
+    network = network_for(options.preset)
+    images = rendered(lesson.images, options.height, options.width)
+    started_s = time.monotonic()
+    learn(network, images, lesson, torch.bfloat16 if options.bfloat16 else None)
+    minutes = (time.monotonic() - started_s) / 60
+    pq, abs_rel, things, stuff = examine(network, images)
+    table = Table("preset", "images", "size", "steps x batch", "minutes", "PQ", "things", "stuff", "abs rel")
+    table.add_row(
+        options.preset,
+        str(lesson.images),
+        f"{options.height}x{options.width}",
+        f"{lesson.steps} x {lesson.batch}",
+        f"{minutes:.0f} ({os.cpu_count()} cores)",
+        *(f"{value:.1f}" for value in (pq, things, stuff)),
+        f"{abs_rel:.4f}",
+    )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
