@@ -23,6 +23,10 @@ class DeformableConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, 3, 3))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         nn.init.kaiming_uniform_(self.weight, nonlinearity="relu")
+        # Taps start where a plain convolution has them. Random offsets grow with the features, which of a random
+        # backbone are so large that all taps would fall outside the map.
+        nn.init.zeros_(self.offsets.weight)
+        nn.init.zeros_(self.offsets.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, out_channels, h, w] from [B, in_channels, h, w]."""

@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from panoptic_depth_model.kernels import (
     Kernels,
     dynamic_convolution,
-    fuse_stuff,
+    fuse_regions,
     fuse_things,
+    region_kernels,
     sort_by_score,
-    stuff_kernels,
     thing_kernels,
 )
 
@@ -100,28 +100,63 @@ def test_a_level_with_fewer_positions_than_asked_for_gives_them_all():
     assert found.mask.shape == (1, 8, 5)
 
 
-def test_stuff_kernels_average_over_the_region_a_category_wins():
-    probability = torch.tensor([[0.9, 0.6, 0.3, 0.1], [0.2, 0.5, 0.2, 0.8]])  # [K=2, 4 positions]
-    mask = torch.tensor([[1.0, 2.0, 4.0, 8.0]])
-    found = stuff_kernels(
-        probability.logit().reshape(1, 2, 1, 4),
-        mask.reshape(1, 1, 1, 4),
-        10 * mask.reshape(1, 1, 1, 4),
+PROBABILITY = torch.tensor([[0.9, 0.6, 0.3, 0.1], [0.2, 0.5, 0.2, 0.8]])  # [R=2, 4 positions]
+MASK_KERNELS = torch.tensor([1.0, 2.0, 4.0, 8.0])
+
+
+def regions_found(*, adaptive: bool, min_score: float = 0.1, ids: tuple[int, ...] = (0, 1)) -> Kernels:
+    """Category 0 wins positions 0, 1, 2 and is confident at 0 and 1; category 1 wins position 3."""
+    return region_kernels(
+        PROBABILITY.logit().reshape(1, 2, 1, 4),
+        MASK_KERNELS.reshape(1, 1, 1, 4),
+        10 * MASK_KERNELS.reshape(1, 1, 1, 4),
+        torch.tensor(ids),
+        adaptive=adaptive,
         min_probability=0.4,
-        min_score=0.1,
+        min_score=min_score,
     )
-    # Category 0 wins positions 0, 1, 2 and is confident at 0 and 1; category 1 wins position 3.
+
+
+def test_adaptive_fusion_divides_confident_sums_by_the_positions_won():
+    found = regions_found(adaptive=True)
     torch.testing.assert_close(found.score, torch.tensor([[1.5 / 3, 0.8]]))
     torch.testing.assert_close(found.mask[0, :, 0], torch.tensor([3.0 / 3, 8.0]))
     torch.testing.assert_close(found.depth[0, :, 0], torch.tensor([30.0 / 2, 80.0]))
 
 
-def test_stuff_is_averaged_over_the_levels_that_have_it():
+def test_without_adaptive_fusion_every_won_position_counts_and_the_map_area_divides():
+    found = regions_found(adaptive=False)
+    torch.testing.assert_close(found.score, torch.tensor([[1.8 / 3, 0.8]]))
+    torch.testing.assert_close(found.mask[0, :, 0], torch.tensor([7.0 / 4, 8.0 / 4]))
+    torch.testing.assert_close(found.depth[0, :, 0], torch.tensor([70.0 / 4, 80.0 / 4]))
+
+
+def test_a_region_without_enough_score_or_without_a_position_was_not_found():
+    assert regions_found(adaptive=True, min_score=0.6).score.tolist() == [[0.0, pytest.approx(0.8)]]
+    nowhere = region_kernels(
+        torch.tensor([[[[2.0]], [[1.0]]]]),
+        torch.ones(1, 1, 1, 1),
+        torch.ones(1, 1, 1, 1),
+        torch.arange(2),
+        adaptive=True,
+        min_probability=0.4,
+        min_score=0.1,
+    )
+    assert nowhere.score[0, 1] == 0
+    assert nowhere.mask.isfinite().all()
+    assert nowhere.depth.isfinite().all()
+
+
+def test_region_channels_carry_the_categories_they_are_given():
+    assert regions_found(adaptive=False, ids=(-1, 80)).category.tolist() == [[-1, 80]]
+
+
+def test_a_region_is_averaged_over_the_levels_that_have_it():
     def level(scores: list[float], value: float) -> Kernels:
         filled = torch.full((1, 2, 1), value)
         return Kernels(torch.arange(2)[None], torch.tensor([scores]), filled, filled)
 
-    fused = fuse_stuff([level([0.4, 0.0], 1.0), level([0.8, 0.0], 3.0), level([0.0, 0.0], 100.0)])
+    fused = fuse_regions([level([0.4, 0.0], 1.0), level([0.8, 0.0], 3.0), level([0.0, 0.0], 100.0)])
     torch.testing.assert_close(fused.score, torch.tensor([[0.6, 0.0]]))
     assert fused.mask[0, 0].item() == 2.0
 

@@ -3,15 +3,24 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from panoptic_depth_model.config import PRESETS, SOME_THING, Decisions, PanopticDepthConfig, segmentation_only
 from panoptic_depth_model.deployable import Deployable, Outputs, segment_sums
-from panoptic_depth_model.depth import DepthScale, select_then_dot
-from panoptic_depth_model.panoptic_depth import PRESETS, PanopticDepth, pick_labels
+from panoptic_depth_model.depth import RELEASED, VARIANTS
+from panoptic_depth_model.kernels import dynamic_convolution
+from panoptic_depth_model.merge import merge_sequentially
+from panoptic_depth_model.panoptic_depth import (
+    Inference,
+    PanopticDepth,
+    cropped,
+    upsampled,
+)
 from panoptic_depth_model.weights import digest, load_weights, save_weights
 from panoptic_depth_ros.manifest import OUTPUTS
 
@@ -90,18 +99,6 @@ def test_where_nothing_is_accepted_all_is_void_and_depth_is_finite(config, image
     assert outputs.depth.isfinite().all()
 
 
-@pytest.mark.parametrize("label_stride", [1, 2, 4])
-def test_labels_follow_the_most_probable_segment(label_stride):
-    probability = torch.full((1, 3, 4, 8), -1.0)
-    probability[0, 0] = 0.4
-    probability[0, 2] = 0.1
-    probability[0, 2, :, 4:] = 0.9  # the right half
-    labels = pick_labels(probability, torch.tensor([[0.5, 0.0, 0.5]]), label_stride)
-    assert labels.shape == (1, 16 // label_stride, 32 // label_stride)
-    assert set(labels[..., : 3 * labels.shape[2] // 8].flatten().tolist()) == {1}
-    assert set(labels[..., labels.shape[2] // 2 :].flatten().tolist()) == {3}
-
-
 def test_segment_sums_on_a_coarser_label_grid_are_exact():
     labels = torch.tensor([[[1, 1, 2], [0, 2, 2]]])
     depth = torch.rand(1, 4, 6) * 50
@@ -111,23 +108,204 @@ def test_segment_sums_on_a_coarser_label_grid_are_exact():
     torch.testing.assert_close(total, torch.stack([depth[fine == k].sum() for k in (1, 2, 3)])[None])
 
 
-@pytest.mark.parametrize(("scheme", "at_zero"), [("T1", 30.0 + 40.0 * 0.5), ("T2", 30.0)])
-def test_the_shift_is_the_nearest_depth_in_scheme_1_and_the_mean_in_scheme_2(scheme, at_zero):
-    scale = DepthScale(scheme, shift_limit_m=60.0, range_limit_m=80.0, min_m=1.0, max_m=90.0)
-    kernel = torch.zeros(4)  # sigmoid(0) = 0.5: shift 30 m, range 40 m
-    depth = scale.depth_m(torch.tensor([-30.0, 0.0, 30.0]), scale.shift_m(kernel), scale.range_m(kernel))
-    torch.testing.assert_close(depth, torch.tensor([at_zero - 20.0, at_zero, at_zero + 20.0]))
+def narrow(config: PanopticDepthConfig) -> dict[str, PanopticDepthConfig]:
+    """The small network in every form that the paper compares, and the imported ones."""
+    variants = {f"variant {letter}": replace(config, depth=scale) for letter, scale in VARIANTS.items()}
+    towers = replace(config.embedding, shared=False, deformable=True, norm=False)
+    some_thing = (SOME_THING, *range(11))
+    return {
+        **variants,
+        "segmentation only": segmentation_only(config),
+        "without adaptive fusion": replace(config, adaptive_fusion=False),
+        "as released": replace(config, depth=RELEASED, embedding=towers, deformable_heads=True),
+        "one region for all things": replace(segmentation_only(config), region_ids=some_thing, adaptive_fusion=False),
+        "stride 4, void": replace(config, decisions=replace(config.decisions, label_stride=4, allow_void=True)),
+        "stride 1": replace(config, decisions=replace(config.decisions, label_stride=1)),
+    }
 
 
-def test_selecting_before_the_product_equals_selecting_whole_depth_maps():
-    kernels, embedding = torch.randn(2, 5, 6), torch.randn(2, 4, 3, 7)
-    rows = torch.randint(0, 5, (2, 3, 7))
-    scale = DepthScale()
-    logits = torch.einsum("bne,behw->bnhw", kernels[..., 2:], embedding)
-    shift, extent = scale.shift_m(kernels)[..., None, None], scale.range_m(kernels)[..., None, None]
-    all_maps = scale.limited(scale.depth_m(logits, shift, extent))
-    expected = all_maps.gather(1, rows[:, None])[:, 0]
-    torch.testing.assert_close(select_then_dot(kernels, rows, embedding, scale), expected)
+NARROW = [*(f"variant {letter}" for letter in VARIANTS), "segmentation only", "without adaptive fusion", "as released"]
+NARROW += ["one region for all things", "stride 4, void", "stride 1"]
+
+
+@pytest.fixture(params=[*PRESETS, *NARROW], scope="module")
+def any_network(request, config, loud_network) -> PanopticDepth:
+    return loud_network({**PRESETS, **narrow(config)}[request.param])
+
+
+def test_every_parameter_learns_from_maps_masks_and_depth(any_network):
+    """Batches of one and three, in training mode."""
+    network = copy.deepcopy(any_network).train()
+    for image in (torch.randn(1, 3, 32, 64), torch.randn(3, 3, 32, 64)):
+        network.zero_grad()
+        maps = network(image)
+        segments = network.segments(maps.levels)
+        outputs = [part for level in maps.levels for part in level] + [maps.mask_embedding, maps.depth_embedding]
+        outputs += [dynamic_convolution(kernels.mask, maps.mask_embedding) for kernels in segments]
+        if network.config.depth:
+            depth = network.answer_depth(maps)
+            assert depth.shape == (len(image), image.shape[2] // 4, image.shape[3] // 4)
+            outputs.append(depth)
+        sum(output.square().mean() for output in outputs if output.numel()).backward()
+        for name, parameter in network.named_parameters():
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+
+
+@pytest.mark.parametrize("size", [(32, 64), (27, 60)])
+def test_a_batch_of_three_gives_what_its_images_give(any_network, size):
+    network, (height, width) = any_network, size
+    coarse = torch.rand(3, 3, 3, 5, generator=torch.Generator().manual_seed(3))
+    smooth = torch.nn.functional.interpolate(coarse, size=size, mode="bilinear")
+    images = (255 * smooth).to(torch.uint8).permute(0, 2, 3, 1)
+    with torch.inference_mode():
+        together = network.infer(network.normalized(images), size)
+        singles = [network.infer(network.normalized(image[None]), size) for image in images]
+    stride, config = network.config.decisions.label_stride, network.config
+    assert together.labels.shape == (3, -(-height // stride), -(-width // stride))
+    assert together.labels.max() <= config.num_segments
+    assert together.labels.unique().numel() > 1, "segments must be found for this to mean anything"
+    for index, single in enumerate(singles):
+        assert_same_image(together, index, single)
+    if config.depth is None:
+        assert together.depth is None
+        return
+    assert together.depth.shape == (3, height, width)
+    assert together.depth.min() >= config.depth.min_m
+    assert together.depth.max() <= config.depth.max_m
+
+
+def assert_same_image(batch: Inference, index: int, single: Inference) -> None:
+    """Batched products round differently, which moves a border pixel here and there."""
+    same = batch.labels[index] == single.labels[0]
+    assert same.float().mean() > 0.98
+    assert torch.equal(batch.category[index, batch.score[index] > 0], single.category[0, single.score[0] > 0])
+    torch.testing.assert_close(batch.score[index], single.score[0], atol=1e-3, rtol=1e-3)
+    if single.depth is not None:
+        stride = single.depth.shape[1] // same.shape[0]
+        wide = same.repeat_interleave(stride, 0).repeat_interleave(stride, 1)
+        wide = wide[: single.depth.shape[1], : single.depth.shape[2]]
+        shown = (slice(None, wide.shape[0]), slice(None, wide.shape[1]))
+        error = (batch.depth[index][shown] - single.depth[0][shown])[wide].abs()
+        assert error.mean() < 1e-2
+
+
+@pytest.mark.parametrize("name", ["variant F", "segmentation only", "one region for all things"])
+@pytest.mark.parametrize("label_stride", [1, 2, 4])
+def test_the_answer_is_the_sequential_merge_of_the_networks_masks(config, loud_network, images, name, label_stride):
+    """On an image whose masks are decided at stride 4, as the network does."""
+    config = narrow(config)[name]
+    network = loud_network(replace(config, decisions=replace(config.decisions, label_stride=label_stride)))
+    decisions = network.config.decisions
+    with torch.inference_mode():
+        maps = network(network.normalized(images))
+        segments = network.segments(maps.levels)
+        choice = network.choose(segments, maps.mask_embedding, (64, 128), label_stride)
+        things, regions = (dynamic_convolution(k.mask, maps.mask_embedding).sigmoid() for k in segments)
+    for image in range(len(images)):
+        inside = things[image] > decisions.min_mask_probability
+        quality = (things[image] * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)
+        score = segments.things.score[image] * quality
+        score = torch.where(score >= decisions.min_thing_score, score, 0.0)
+        found = segments.regions.score[image] > 0
+        labels, stays = merge_sequentially(
+            things[image],
+            score,
+            regions[image],
+            found,
+            network.is_stuff,
+            min_probability=decisions.min_mask_probability,
+            max_overlap=decisions.max_overlap,
+            min_area=decisions.min_stuff_area_px / 16,
+            allow_void=decisions.allow_void,
+        )
+        expected = torch.cat([stays[: len(things[image])], stays[len(things[image]) :][network.stuff_rows]])
+        assert torch.equal(choice.score[image] > 0, expected)
+        assert expected.sum() > 2
+        if label_stride == 4:
+            assert torch.equal(choice.labels[image], network.table_label[labels])
+
+
+def test_a_thing_with_a_sure_center_and_an_unsure_mask_is_refused(config, loud_network, network, images):
+    """A score is the center's times the mask's mean probability, and the threshold holds for the product."""
+
+    def answer(with_network: PanopticDepth) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.inference_mode():
+            maps = with_network(with_network.normalized(images[:1]))
+            segments = with_network.segments(maps.levels)
+            score = with_network.choose(segments, maps.mask_embedding, (64, 128), 4).score
+        count = config.decisions.max_things
+        return segments.things.score[0], score[0, :count]
+
+    center, score = answer(network)
+    row = int((score > 0).nonzero()[0])
+    assert 0 < score[row] < center[row]
+    between = float(score[row] + center[row]) / 2
+    center, score = answer(loud_network(replace(config, decisions=replace(config.decisions, min_thing_score=between))))
+    assert center[row] > between
+    assert score[row] == 0
+    assert ((score == 0) | (score >= between)).all()
+
+
+def test_labels_follow_the_upsampled_masks(network, images):
+    """Not an upsampled label image: borders are as fine as the grid."""
+    with torch.inference_mode():
+        pixels = network.normalized(images)
+        maps = network(pixels)
+        table = network.table(network.segments(maps.levels))
+        inference = network.infer(pixels)
+        masks = upsampled(dynamic_convolution(table.mask, maps.mask_embedding).sigmoid(), 2)
+    winner = torch.where(inference.score[..., None, None] > 0, masks, -1.0).argmax(1)
+    assert (inference.labels == winner + 1).float().mean() > 0.999
+    blocks = inference.labels[:, ::2, ::2].repeat_interleave(2, 1).repeat_interleave(2, 2)
+    assert not torch.equal(inference.labels, blocks)
+
+
+def test_what_padding_shows_is_cut_off(network, images):
+    """Segments and depth of a cut image lie where its pixels are."""
+    with torch.inference_mode():
+        pixels = network.normalized(images[:, :50, :87])
+        assert pixels.shape == (2, 3, 64, 96)
+        assert (pixels[:, :, 50:] == 0).all()
+        assert (pixels[:, :, :, 87:] == 0).all()
+        whole, cut = network.infer(pixels), network.infer(pixels, (50, 87))
+    seen = whole.labels[:, :25, :44]
+    if torch.equal(whole.score > 0, cut.score > 0):  # the padding decided nothing
+        assert torch.equal(cut.labels, seen)
+    same = (cut.labels == seen).repeat_interleave(2, 1).repeat_interleave(2, 2)[:, :50, :87]
+    assert same.float().mean() > 0.5
+    torch.testing.assert_close(cut.depth[same], cropped(whole.depth, (50, 87), 1)[same])
+
+
+def test_a_released_network_takes_what_is_red_for_blue_away_from_red():
+    """Official weights expect the mean of red subtracted from blue, and no division."""
+    with torch.device("meta"):
+        config = PanopticDepth(PRESETS["paper"]).config
+    assert config.pixel_mean == (103.53, 116.28, 123.675)
+    assert config.pixel_std == (1.0, 1.0, 1.0)
+
+
+def test_segmentation_only_has_no_depth_and_says_void(config, images):
+    network = PanopticDepth(segmentation_only(config)).eval()
+    with torch.inference_mode():
+        assert network.infer(network.normalized(images)).depth is None
+        outputs = Deployable(network)(images)
+    assert (outputs.depth == 0).all()
+    assert network.depth_kernel_head is None
+    assert network.config.decisions.allow_void
+
+
+def test_the_pixel_variant_has_one_channel_of_depth_and_no_kernels(config):
+    network = PanopticDepth(replace(config, depth=VARIANTS["A"]))
+    assert network.depth_kernel_head is None
+    assert network.embedding_head.depth.out_channels == 1
+
+
+@pytest.mark.parametrize(("letter", "kernel"), [("B", 16), ("C", 18), ("F", 18)])
+def test_depth_kernels_have_two_more_entries_where_depth_is_normalized(config, letter, kernel):
+    network = PanopticDepth(replace(config, depth=VARIANTS[letter]))
+    assert network.depth_kernel_head.kernels.out_channels == kernel
+    assert network.embedding_head.depth.out_channels == 16
 
 
 def test_weights_come_back_with_config_and_facts(tmp_path, network):
@@ -153,7 +331,15 @@ def test_the_digest_changes_with_a_single_value(network):
     assert digest(state) != before
 
 
-@pytest.mark.parametrize("change", [{"thing_ids": (19,)}, {"backbone": "resnet7"}])
-def test_a_config_that_makes_no_sense_is_refused(change):
-    with pytest.raises(ValueError, match=r"thing ids|unknown backbone"):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"thing_ids": (19,)}, "thing ids"),
+        ({"backbone": "resnet7"}, "unknown backbone"),
+        ({"region_ids": (0, 1)}, r"lack the stuff categories \[2, 3"),
+        ({"decisions": Decisions(label_stride=3)}, "label_stride is 3; expected 1, 2 or 4"),
+    ],
+)
+def test_a_config_that_makes_no_sense_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
         PanopticDepth(replace(PRESETS["compact"], **change))
