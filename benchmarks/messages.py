@@ -159,21 +159,19 @@ def plain_ms(name: str, message: object) -> float:
 
 
 def listen(stop: multiprocessing.Event) -> None:  # type: ignore[valid-type]
-    """Another process that takes all images and the cloud, as RViz or a recorder does."""
+    """Another process that takes all outputs, as RViz or a recorder does."""
     import rclpy
 
     rclpy.init()
     node = rclpy.create_node("listener")
     for name, kind in TYPES.items():
-        if name == SEGMENTS:
-            continue
         node.create_subscription(message_class(kind), f"/panoptic_depth/output/{name}", lambda _: None, 1, raw=True)
     while not stop.is_set():  # type: ignore[attr-defined]
         rclpy.spin_once(node, timeout_sec=0.1)
 
 
 def node_overhead(rgb: np.ndarray) -> dict[str, tuple[float, float]]:
-    """p50 and p95 per stage of the real node: images come in over DDS, all images and the cloud go out."""
+    """p50 and p95 per stage of the real node: images come in over DDS, all outputs go out."""
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
 

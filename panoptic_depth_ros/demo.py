@@ -56,7 +56,7 @@ def demo(bag: Path, out: Path, model: Path, rate: float, image_topic: str, conso
 
 def run_offline(bag: Path, out: Path, model: Path, image_topic: str, console: Console) -> None:
     """Run a recording through a model with a progress bar."""
-    engine = open_engine(model)
+    engine = open_engine(model, report=console.print)
     try:
         with Progress(console=console) as progress:
             task = progress.add_task("frames", total=None)

@@ -2,7 +2,8 @@
 """PanopticDepthNode: newest image in; segmentation, depth and cloud out.
 
 The executor's thread only stores the newest image in a one-slot mailbox. One worker thread takes it from there, runs
-the pipeline and publishes what somebody listens to, under the image's own header.
+the pipeline and publishes what somebody listens to, under the image's own header. A helper thread takes half of the
+work of building the messages.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,7 @@ from panoptic_depth_ros.camera import Calibration, CalibrationError, PinholeCame
 from panoptic_depth_ros.dds import prepare_for_large_messages
 from panoptic_depth_ros.diagnostics import OK, WARN, Health, LogThrottle, diagnostic_array
 from panoptic_depth_ros.engines import Engine, open_engine
+from panoptic_depth_ros.engines.errors import DeviceLostError
 from panoptic_depth_ros.interrupt import interrupt_once
 from panoptic_depth_ros.mailbox import Mailbox
 from panoptic_depth_ros.manifest import ModelError
@@ -47,10 +50,10 @@ from panoptic_depth_ros.messages import (
     rgb_from_image,
 )
 from panoptic_depth_ros.outputs import (
-    NEEDS_CAMERA,
     TYPES,
     OutputMessages,
     computable,
+    do_on_two_threads,
 )
 from panoptic_depth_ros.parameters import NodeParameters, declare
 from panoptic_depth_ros.pipeline import Pipeline
@@ -98,9 +101,10 @@ class PanopticDepthNode(Node):
         super().__init__("panoptic_depth", **node_options)
         self._mailbox: Mailbox[Arrival] = Mailbox()
         self._worker = threading.Thread(target=self._work, name="worker", daemon=True)
-        self._helper = ThreadPoolExecutor(1, thread_name_prefix="labels")
+        self._helper = ThreadPoolExecutor(1, thread_name_prefix="messages")
         self._throttle = LogThrottle()
         self.health = Health()
+        self._lost: DeviceLostError | None = None
         self._calibration: Calibration | None = None
         self._camera_cache: tuple[Any, PinholeCamera | None] = (None, None)
         self._last_stamp: tuple[int, int] | None = None
@@ -120,10 +124,10 @@ class PanopticDepthNode(Node):
 
     def destroy_node(self) -> None:
         """Stop the worker, then the node."""
+        self._mailbox.close()
         if self._worker.is_alive():
-            self._mailbox.close()
             self._worker.join()
-            self._pipeline.engine.close()
+        self._pipeline.engine.close()
         self._helper.shutdown()
         super().destroy_node()
 
@@ -131,7 +135,14 @@ class PanopticDepthNode(Node):
 
     def _open_pipeline(self, engine: Engine | None) -> Pipeline:
         p = self.params
-        engine = engine or open_engine(p.model or share_path("model", "compact.onnx"), p.device, p.engine_threads)
+        engine = engine or open_engine(
+            p.model or share_path("model", "compact.onnx"),
+            p.device,
+            p.engine_threads,
+            p.engine_precision,
+            p.tensorrt_workspace_gib,
+            self.get_logger().info,
+        )
         pipeline = Pipeline(engine)
         pipeline.warm_up()
         m = engine.manifest
@@ -199,6 +210,8 @@ class PanopticDepthNode(Node):
         self._calibration = calibration_from_info(message)
 
     def _check_health(self) -> None:
+        if self._lost:
+            raise self._lost
         self._prefer_raw()
         problem = self.health.problem or self._missing_input()
         if problem:
@@ -247,6 +260,9 @@ class PanopticDepthNode(Node):
             except MessageError as error:
                 self.health.failed += 1
                 self._warn(f"image dropped: {error}")
+            except DeviceLostError as error:  # no later frame can do better: let whoever launched the node restart it
+                self._lost = error
+                return
             except Exception as error:  # a vehicle keeps driving: the frame is lost, the node is not
                 if not self.context.ok():
                     continue  # interrupted in the middle of a frame: nothing can be published any more
@@ -305,20 +321,14 @@ class PanopticDepthNode(Node):
         camera: PinholeCamera | None,
         stopwatch: Stopwatch,
     ) -> None:
-        """Build the named messages, labels on a second thread beside the metric ones; then publish them in order."""
+        """Build the named messages on two threads, then publish them in order.
 
-        def build(group: list[str]) -> dict[str, Any]:
-            return {name: self._messages.build(name, header, maps, camera) for name in group}
-
+        Publishing what is ready beside the building would take longer: it holds the interpreter lock, and the threads
+        of the middleware need the cores for what was published.
+        """
         with stopwatch.lap("messages"):
-            # The two groups share no map but the image, so neither waits for the other or works twice. Publishing
-            # meanwhile would gain nothing: it holds the interpreter lock.
-            labels = self._helper.submit(build, [name for name in names if name not in NEEDS_CAMERA])
-            try:
-                messages = build([name for name in names if name in NEEDS_CAMERA])
-            finally:  # after an error, too: the next frame needs the memory that the other thread writes
-                label_messages = labels.result()
-            messages |= label_messages
+            run = partial(do_on_two_threads, helper=self._helper)
+            messages = self._messages.build_all(names, header, maps, camera, run)
         with stopwatch.lap("publish"):
             for name in names:
                 self._outputs[name].publish(messages[name])
@@ -340,6 +350,9 @@ def main(args: list[str] | None = None) -> int:
         return 1
     try:
         rclpy.spin(node)
+    except DeviceLostError as error:
+        node.get_logger().fatal(f"{error}; the node ends, start it again")
+        return 1
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:

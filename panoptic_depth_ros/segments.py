@@ -30,54 +30,77 @@ class SegmentSummary:
 def summarize(maps: OutputMaps, camera: PinholeCamera | None) -> SegmentSummary:
     """What the segments of a prediction look like on the published grid; camera is that of the published grid."""
     prediction = maps.prediction
-    ids = prediction.segment_ids.astype(np.intp)
-    row_repeats = np.bincount(maps.enlarge.source_rows, minlength=ids.shape[0])
-    column_repeats = np.bincount(maps.enlarge.source_columns, minlength=ids.shape[1])
-    # Each small pixel counts as often as it is repeated; a smaller published image leaves some out.
-    repeats = np.outer(row_repeats, column_repeats)
-    areas = np.bincount(ids.ravel(), repeats.ravel(), minlength=256).astype(np.int64)
-    areas[VOID] = 0
-    present = np.flatnonzero(areas)
+    runs = _find_runs(prediction.segment_ids)
+    present, area, box = _outlines(runs, maps)
     category_id = prediction.category_of_segment[present]
     return SegmentSummary(
         panoptic_id=prediction.panoptic_id_of_segment[present],
         category_id=category_id,
         is_thing=np.isin(category_id, prediction.taxonomy.thing_ids),
         score=prediction.segments.score[present - 1],
-        area=areas[present],
-        box=_boxes(ids if repeats.all() else np.where(repeats, ids, VOID), maps, present),
+        area=area,
+        box=box,
         mean_depth=prediction.segments.mean_depth[present - 1],
-        centroid=_centroids(ids, prediction.depth, camera)[present],
+        centroid=_centroids(runs, prediction.depth, camera)[present],
     )
 
 
-def _boxes(ids: np.ndarray, maps: OutputMaps, present: np.ndarray) -> np.ndarray:
-    """[S, 4] x, y, width, height, from the small label image: its rows and columns map to runs of published ones."""
-    height, width = ids.shape
-    in_row = np.bincount((ids * height + np.arange(height)[:, None]).ravel(), minlength=256 * height)
-    in_column = np.bincount((ids * width + np.arange(width)).ravel(), minlength=256 * width)
-    y, y_end = _extent(in_row.reshape(256, height)[present], maps.enlarge.source_rows)
-    x, x_end = _extent(in_column.reshape(256, width)[present], maps.enlarge.source_columns)
-    return np.stack([x, y, x_end - x, y_end - y], axis=-1)
+@dataclass(frozen=True)
+class _Runs:
+    """Stretches of one segment within a row of the prediction, from left to right and from top to bottom; R of them.
+
+    A label image is some thousand runs: sums over them cost a tenth of sums over its pixels.
+    """
+
+    start: np.ndarray  # [R] int, index of the first pixel in the flattened image
+    segment_id: np.ndarray  # [R] int
+    row: np.ndarray  # [R] int
+    first: np.ndarray  # [R] int, column of the first pixel
+    end: np.ndarray  # [R] int, column after the last pixel
 
 
-def _extent(counts: np.ndarray, source: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """First and one past the last published position whose source among [S, small size] has a count."""
-    held = counts[:, source] > 0
-    return held.argmax(1), len(source) - held[:, ::-1].argmax(1)
+def _find_runs(segment_ids: np.ndarray) -> _Runs:
+    height, width = segment_ids.shape
+    begins = np.ones((height, width), bool)
+    np.not_equal(segment_ids[:, 1:], segment_ids[:, :-1], out=begins[:, 1:])
+    start = np.flatnonzero(begins)
+    row, first = np.divmod(start, width)
+    length = np.diff(start, append=height * width)
+    return _Runs(start, segment_ids[row, first].astype(np.intp), row, first, first + length)
 
 
-def _centroids(ids: np.ndarray, depth: np.ndarray | None, camera: PinholeCamera | None) -> np.ndarray:
+def _outlines(runs: _Runs, maps: OutputMaps) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Segment ids [S] that the published label image holds, their areas [S] and boxes [S, 4] there."""
+    height, width = maps.prediction.segment_ids.shape
+    # A run of small pixels is a rectangle of published ones, an empty one where a smaller image leaves it out.
+    x_edges = np.searchsorted(maps.enlarge.source_columns, np.arange(width + 1))
+    y_edges = np.searchsorted(maps.enlarge.source_rows, np.arange(height + 1))
+    x, x_end = x_edges[runs.first], x_edges[runs.end]
+    y, y_end = y_edges[runs.row], y_edges[runs.row + 1]
+    area = (x_end - x) * (y_end - y)
+    shown = np.flatnonzero((area > 0) & (runs.segment_id != VOID))
+    by_segment = shown[np.argsort(runs.segment_id[shown].astype(np.uint8), kind="stable")]
+    segment_id = runs.segment_id[by_segment]
+    group = np.flatnonzero(np.diff(segment_id, prepend=VOID))
+    left, top = (np.minimum.reduceat(edge[by_segment], group) for edge in (x, y))
+    right, bottom = (np.maximum.reduceat(edge[by_segment], group) for edge in (x_end, y_end))
+    box = np.stack([left, top, right - left, bottom - top], axis=-1)
+    return segment_id[group], np.add.reduceat(area[by_segment], group), box
+
+
+def _centroids(runs: _Runs, depth: np.ndarray | None, camera: PinholeCamera | None) -> np.ndarray:
     """[256, 3] float32 mean of each segment's surface points, at the prediction's own resolution."""
     if depth is None or camera is None:
         return np.full((256, 3), np.nan, np.float32)
-    rays = _rays(camera.resized(*depth.shape))
     known = np.isfinite(depth)
-    z = np.where(known, depth, 0)
-    sums = [np.bincount(ids.ravel(), weights.ravel(), minlength=256) for weights in (rays[0] * z, rays[1] * z, z)]
-    counts = np.bincount(ids.ravel(), known.ravel(), minlength=256)
+    summands = np.empty((4, *depth.shape), np.float32)  # x, y, z of each pixel's point, and 1 where it is known
+    summands[2] = np.where(known, depth, 0)
+    summands[3] = known
+    np.multiply(_rays(camera.resized(*depth.shape)), summands[2], out=summands[:2])
+    of_runs = np.add.reduceat(summands.reshape(4, -1), runs.start, axis=1)
+    *point, count = (np.bincount(runs.segment_id, weights, minlength=256) for weights in of_runs)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return (np.stack(sums, axis=-1) / counts[:, None]).astype(np.float32)
+        return (np.stack(point, axis=-1) / count[:, None]).astype(np.float32)
 
 
 @lru_cache(maxsize=2)

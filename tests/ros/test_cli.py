@@ -20,7 +20,7 @@ IMAGE, STRING = "sensor_msgs/msg/Image", "std_msgs/msg/String"
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> Engine:
     """The engine that every model path opens."""
-    monkeypatch.setattr(demo, "open_engine", lambda *_: engine)
+    monkeypatch.setattr(demo, "open_engine", lambda *_, **__: engine)
     return engine
 
 

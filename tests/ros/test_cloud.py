@@ -41,6 +41,12 @@ def scene(predict_segments: Callable[..., Prediction]) -> Callable[..., OutputMa
     return make
 
 
+@pytest.fixture(autouse=True, params=[1 << 16, 20])
+def _whole_and_in_bands(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything holds for clouds that are one band and for such of many bands."""
+    monkeypatch.setattr("panoptic_depth_ros.maps._BAND_PIXELS", request.param)
+
+
 def fill(maps: OutputMaps, camera: PinholeCamera, stride: int, max_depth: float = 1e9) -> np.ndarray:
     grid = CloudGrid(camera, stride, max_depth)
     return grid.fill(maps, np.full((grid.height, grid.width), 7, POINT))
@@ -104,6 +110,20 @@ def test_what_is_too_far_or_has_no_depth_is_nan_in_all_three_coordinates(
     assert 0 < kept.sum() < np.isfinite(depth).sum()
     for axis in "xyz":
         np.testing.assert_array_equal(np.isfinite(cloud[axis]), kept)
+
+
+def test_rows_may_be_filled_in_any_order_and_leave_the_others_alone(scene: Callable[..., OutputMaps]) -> None:
+    maps, grid = scene(31, 41), CloudGrid(plain(31, 41), 2, 50.0)
+    whole = grid.fill(maps, np.zeros((15, 20), POINT))
+    cloud = np.full((15, 20), 7, POINT)
+    filled: set[int] = set()
+    for rows in (slice(9, 15), slice(0, 4), slice(4, 9)):
+        grid.fill_rows(maps, cloud, rows)
+        filled |= set(range(15)[rows])
+        untouched = [row for row in range(15) if row not in filled]
+        assert (cloud[untouched] == np.full((), 7, POINT)).all()
+        assert cloud[sorted(filled)].tobytes() == whole[sorted(filled)].tobytes()
+    assert len(filled) == 15
 
 
 def test_compact_keeps_the_finite_points_in_their_order(scene: Callable[..., OutputMaps]) -> None:

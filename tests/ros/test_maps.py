@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from panoptic_depth_ros.maps import OutputMaps, outlined
+from panoptic_depth_ros.maps import OutputMaps, bands, outlined
 from panoptic_depth_ros.prediction import Prediction
+from panoptic_depth_ros.visualize import blend_halved, halved
 
 ROAD, SKY, CAR, PERSON = range(4)
 CATEGORIES = [ROAD, SKY, CAR, CAR]
@@ -21,6 +25,19 @@ SMALL = np.array(
     np.uint8,
 )
 SIZES = [(4, 5), (12, 15), (9, 11), (8, 23), (3, 3), (2, 10)]  # the same, whole and odd factors, smaller
+
+
+@pytest.fixture(autouse=True, params=[1 << 16, 40])
+def _whole_and_in_bands(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything holds for pictures that are one band and for such of many bands."""
+    monkeypatch.setattr("panoptic_depth_ros.maps._BAND_PIXELS", request.param)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (7, 3), (40, 41), (1200, 1920)])
+def test_bands_hold_every_row_once_and_in_order(height: int, width: int) -> None:
+    rows = [np.arange(height)[band] for band in bands(height, width)]
+    np.testing.assert_array_equal(np.concatenate(rows), np.arange(height))
+    assert all(len(band) for band in rows)
 
 
 def nearest(small: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -132,6 +149,37 @@ def test_without_a_camera_there_is_no_depth(maps_at: Callable[..., OutputMaps]) 
     assert maps.depth is None
     with pytest.raises(ValueError, match="no depth"):
         maps.depth_into(np.zeros((8, 10), np.float32))
+
+
+def test_threads_that_ask_for_depth_at_once_share_one(
+    maps_at: Callable[..., OutputMaps], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maps, started = maps_at(8, 10, np.full(SMALL.shape, 3.0, np.float32)), threading.Barrier(3)
+    enlarged, calls = maps._enlarged_depth, []
+
+    def slowly(depth: np.ndarray, out: np.ndarray | None) -> np.ndarray:
+        calls.append(threading.get_ident())
+        time.sleep(0.05)
+        return enlarged(depth, out)
+
+    def ask(into: np.ndarray | None) -> np.ndarray | None:
+        started.wait()
+        return maps.depth if into is None else maps.depth_into(into)
+
+    monkeypatch.setattr(maps, "_enlarged_depth", slowly)
+    with ThreadPoolExecutor(3) as threads:
+        answers = list(threads.map(ask, [None, np.zeros((8, 10), np.float32), None]))
+    assert len(calls) == 1
+    for answer in answers:
+        np.testing.assert_array_equal(answer, np.full((8, 10), 3))
+
+
+def test_an_overlay_is_the_mean_of_image_and_color_within_half_a_level() -> None:
+    image, color = (plane.astype(np.uint8) for plane in np.mgrid[:256, :256])
+    out = np.empty((256, 256), np.uint8)
+    blend_halved(image, halved(color), out)
+    assert np.abs(out - (image.astype(float) + color) / 2).max() == 0.5
+    assert out[255, 255] == 255
 
 
 @pytest.mark.parametrize("shape", [(1, 5), (5, 1), (1, 1)])

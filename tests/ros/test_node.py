@@ -381,6 +381,44 @@ def test_a_node_that_is_ended_amid_frames_says_nothing_of_it(tmp_path: Path, pee
     assert "image dropped" not in log
 
 
+GPU_THAT_GOES = """
+import sys
+from panoptic_depth_ros import node
+from panoptic_depth_ros.engines import onnxruntime
+from panoptic_depth_ros.engines.errors import DeviceLostError
+from panoptic_depth_ros.share import share_path
+
+class Engine(onnxruntime.OnnxRuntimeEngine):
+    warm = False
+
+    def infer(self, images):
+        if self.warm:
+            raise DeviceLostError("the GPU fell off the bus")
+        self.warm = True
+        return super().infer(images)
+
+node.open_engine = lambda *_: Engine(share_path("model", "compact.onnx"), "cpu", 1)
+sys.exit(node.main())
+"""
+
+
+def test_a_node_whose_gpu_is_lost_ends_with_the_reason_so_that_it_is_started_again(
+    tmp_path: Path, peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gpu_that_goes.py").write_text(GPU_THAT_GOES)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    process = Process(tmp_path, "node", "gpu_that_goes")
+    try:
+        peer.listen(Image, f"{OUTPUT}/overlay")
+        images = peer.advertise(Image, "/panoptic_depth/input/image")
+        rgb = np.full((HEIGHT, WIDTH, 3), 90, np.uint8)
+        peer.ask(images, image_message(1, rgb), lambda: "[FATAL]" in process.log.read_text(), "the node's last words")
+        assert process.wait(30) == 1
+    finally:
+        process.stop()
+    assert "the GPU fell off the bus; the node ends, start it again" in process.log.read_text()
+
+
 def test_a_recorder_leaves_out_what_it_cannot_define(tmp_path: Path, peer: Peer) -> None:
     from std_msgs.msg import String
 

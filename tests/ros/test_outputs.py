@@ -3,8 +3,11 @@ from __future__ import annotations
 
 import math
 import struct
+import threading
 from array import array
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +16,7 @@ import pytest
 from panoptic_depth_ros.camera import PinholeCamera
 from panoptic_depth_ros.maps import OutputMaps
 from panoptic_depth_ros.messages import MakeMessage
-from panoptic_depth_ros.outputs import TYPES, CloudOptions, OutputMessages, computable
+from panoptic_depth_ros.outputs import TYPES, CloudOptions, Job, OutputMessages, computable, do_on_two_threads
 from panoptic_depth_ros.prediction import Prediction
 
 ROAD, SKY, CAR, PERSON = range(4)
@@ -209,6 +212,81 @@ def test_another_camera_gets_other_rays(make: MakeMessage, header: Any, maps: Ou
     point = read_points(messages.build("points", header, maps, shifted))[16][20]
     assert point["x"] == pytest.approx((20 - 3) / 40 * point["z"])
     assert point["y"] == pytest.approx((16 - 4) / 42 * point["z"])
+
+
+def last_first(jobs: list[Job]) -> None:
+    for job in reversed(jobs):
+        job()
+
+
+@pytest.mark.parametrize("organized", [True, False])
+@pytest.mark.parametrize("names", [list(TYPES), ["points"], ["overlay", "points"], ["segments"], []])
+@pytest.mark.parametrize("how", ["last first", "two threads"])
+def test_messages_built_together_are_those_built_one_by_one(
+    make: MakeMessage,
+    header: Any,
+    over_the_wire: Callable[..., Any],
+    maps: OutputMaps,
+    organized: bool,
+    names: list[str],
+    how: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("panoptic_depth_ros.maps._BAND_PIXELS", 25)  # many parts, which no small picture would have
+    options = CloudOptions(organized=organized)
+    with ThreadPoolExecutor(1) as helper:
+        run = last_first if how == "last first" else partial(do_on_two_threads, helper=helper)
+        together = OutputMessages(make, options).build_all(names, header, maps, CAMERA, run)
+    assert set(together) == set(names)
+    alone, fresh = OutputMessages(make, options), OutputMaps(maps.prediction, maps.rgb, HEIGHT, WIDTH)
+    for name, message in together.items():
+        expected = over_the_wire(alone.build(name, header, fresh, CAMERA), TYPES[name])
+        assert repr(over_the_wire(message, TYPES[name])) == repr(expected)
+        if name in DATA_TYPES:
+            assert bytes(message.data) == bytes(expected.data)
+
+
+def test_without_a_camera_what_is_metric_is_not_built(make: MakeMessage, header: Any, maps: OutputMaps) -> None:
+    assert set(OutputMessages(make, CloudOptions()).build_all(TYPES, header, maps, None, last_first)) == {
+        "segments",
+        "semantic",
+        "panoptic",
+        "panoptic_color",
+        "overlay",
+    }
+
+
+def test_two_threads_do_each_job_once() -> None:
+    done: list[tuple[int, int]] = []
+    both_at_work = threading.Barrier(2, timeout=10)
+
+    def job(number: int) -> None:
+        if number < 2:
+            both_at_work.wait()  # one thread alone would wait in vain
+        done.append((number, threading.get_ident()))
+
+    with ThreadPoolExecutor(1) as helper:
+        do_on_two_threads([partial(job, number) for number in range(500)], helper)
+    assert sorted(number for number, _ in done) == list(range(500))
+    assert len({thread for _, thread in done}) == 2
+
+
+@pytest.mark.parametrize("fails_here", [True, False])
+def test_when_one_thread_fails_the_other_has_ended_too(fails_here: bool) -> None:
+    caller, begun, events = threading.get_ident(), threading.Barrier(2, timeout=10), []
+
+    def job() -> None:
+        begun.wait()
+        if (threading.get_ident() == caller) == fails_here:
+            raise ValueError("broken")
+        events.append("slow job begins")
+        threading.Event().wait(0.1)
+        events.append("slow job ends")
+
+    with ThreadPoolExecutor(1) as helper:
+        with pytest.raises(ValueError, match="broken"):
+            do_on_two_threads([job, job], helper)
+        assert events == ["slow job begins", "slow job ends"]
 
 
 def test_without_a_camera_only_what_lies_in_the_image_can_be_built() -> None:

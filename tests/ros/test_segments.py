@@ -96,6 +96,24 @@ def test_a_centroid_is_the_mean_of_the_points_seen(scene: Callable[..., OutputMa
     assert np.isfinite(summary.centroid[[0, 2, 3, 4]]).all()
 
 
+def test_a_centroid_leaves_out_pixels_of_unknown_depth(predict_segments: Callable[..., Prediction]) -> None:
+    ids = np.ones((2, 4))
+    depth = np.array([[2.0, np.nan, 4.0, np.inf], [np.nan, np.nan, np.nan, np.nan]], np.float32)
+    prediction = predict_segments(ids, depth, [ROAD])
+    pinhole = PinholeCamera(2, 4, 2.0, 2.0, 0.0, 0.0)  # pixels (0, 0) and (2, 0) see along x/z = 0 and 1, y/z = 0
+    summary = summarize(OutputMaps(prediction, np.zeros((2, 4, 3), np.uint8), 2, 4), pinhole)
+    np.testing.assert_allclose(summary.centroid, [[(0 * 2 + 1 * 4) / 2, 0, 3]])
+
+
+def test_a_segment_that_ends_a_row_and_begins_the_next_is_as_wide_as_the_image(
+    predict_segments: Callable[..., Prediction],
+) -> None:
+    ids = np.array([[1, 1, 2], [2, 1, 1]])
+    summary = summarize(OutputMaps(predict_segments(ids, None, [CAR, CAR]), np.zeros((4, 6, 3), np.uint8), 4, 6), None)
+    np.testing.assert_array_equal(summary.area, [16, 8])
+    np.testing.assert_array_equal(summary.box, [[0, 0, 6, 4], [0, 0, 6, 4]])
+
+
 def test_without_a_camera_positions_are_unknown(scene: Callable[..., OutputMaps]) -> None:
     summary = summarize(scene(3, (12, 16), (24, 32), with_depth=False), None)
     assert len(summary.area) == 5
