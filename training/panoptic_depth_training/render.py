@@ -11,23 +11,18 @@ An interrupted command goes on where it stopped when it is given again (a drive 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from typing import Protocol
-
-import cv2
 
 from panoptic_depth_ros.interrupt import interrupt_once
 from panoptic_depth_training.datasets import street_folder, street_sequences
 from panoptic_depth_training.datasets.street_recording import SAMPLE_SEED, DriveOptions, write_drive
+from panoptic_depth_training.workers import deaf_to_interrupts, workers
 
 INTERRUPTED = 130  # the exit status that shells give a program that Ctrl-C ended
 
@@ -82,47 +77,23 @@ class Progress:
 
 def _share_out(todo: Sequence[Work], jobs: int, report: Callable[[int], None]) -> None:
     """Let processes do the work. They end at once when this one is interrupted or one of them fails."""
-    others = set(multiprocessing.active_children())
     waiting, running = iter(todo), set[Future[int]]()
-    # A forked process would inherit the ray caster's threads in an unknown state.
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _start_worker) as pool:
-        try:
-            while True:
-                with _deaf_to_interrupts():
-                    for work in waiting:
-                        running.add(pool.submit(_write, work))
-                        if len(running) > jobs:
-                            break
-                if not running:
-                    return
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    report(future.result())
-        except BrokenProcessPool as error:
-            raise SystemExit(
-                "\na process died, most likely for want of memory; the same command with fewer --jobs goes on"
-            ) from error
-        finally:
-            for process in set(multiprocessing.active_children()) - others:
-                process.terminate()
+    with workers(jobs) as pool:
+        while True:
+            with deaf_to_interrupts():
+                for work in waiting:
+                    running.add(pool.submit(_write, work))
+                    if len(running) > jobs:
+                        break
+            if not running:
+                return
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                report(future.result())
 
 
 def _write(work: Work) -> int:
     return sum(work.write())
-
-
-def _start_worker() -> None:
-    cv2.setNumThreads(1)
-
-
-@contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """Ctrl-C reaches all processes of a terminal. Those that are started in here leave it to their parent."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def main() -> None:

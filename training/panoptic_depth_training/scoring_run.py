@@ -3,21 +3,17 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from types import FrameType, TracebackType
 
-import cv2
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -26,6 +22,7 @@ from panoptic_depth_training.datasets.labeled import LabeledImages
 from panoptic_depth_training.datasets.sources import list_images, parse_source
 from panoptic_depth_training.scoring import Rules, Scores, ScoringSettings, rules_for, score, sequences
 from panoptic_depth_training.torch_engine import open_model
+from panoptic_depth_training.workers import deaf_to_interrupts, workers
 
 LINE_EVERY_S = 30.0  # where output is not a terminal
 LOOK_EVERY_S = 0.5  # for a request to stop, while other processes work
@@ -132,24 +129,16 @@ def _shared_out(
     evaluation: Evaluation, parts: Sequence[range], jobs: int, watch: Watch
 ) -> Iterator[tuple[range, Scores]]:
     """The scores of the parts, in the order in which processes are done with them. They end when this is left."""
-    others = set(multiprocessing.active_children())
-    # A forked process would inherit the engine's threads in an unknown state.
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _start_worker) as pool:
-        try:
-            with _deaf_to_interrupts():
-                running = {pool.submit(_score_part, evaluation, part): part for part in parts}
-            while running:
-                finished: set[Future[Scores]]
-                finished, _ = wait(running, LOOK_EVERY_S, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    part = running.pop(future)
-                    yield part, future.result()
-                watch.check()
-        except BrokenProcessPool as error:
-            raise ValueError("a process died, most likely for want of memory; give fewer --jobs") from error
-        finally:
-            for process in set(multiprocessing.active_children()) - others:
-                process.terminate()
+    with workers(jobs) as pool:
+        with deaf_to_interrupts():
+            running = {pool.submit(_score_part, evaluation, part): part for part in parts}
+        while running:
+            finished: set[Future[Scores]]
+            finished, _ = wait(running, LOOK_EVERY_S, return_when=FIRST_COMPLETED)
+            for future in finished:
+                part = running.pop(future)
+                yield part, future.result()
+            watch.check()
 
 
 def _score_part(evaluation: Evaluation, part: range) -> Scores:
@@ -157,20 +146,6 @@ def _score_part(evaluation: Evaluation, part: range) -> Scores:
     scores = Scores(rules)
     score(pipeline, images, part, scores, done=lambda: None)
     return scores
-
-
-def _start_worker() -> None:
-    cv2.setNumThreads(1)
-
-
-@contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """Ctrl-C reaches all processes of a terminal. Those that are started in here leave it to their parent."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _tell(text: str) -> None:

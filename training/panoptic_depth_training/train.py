@@ -223,7 +223,7 @@ def take_over(network: PanopticDepth, earlier: PanopticDepth, source: str, same_
             f"it has backbone {earlier.config.backbone} and width {earlier.config.width}, this one "
             f"{network.config.backbone} and {network.config.width}"
         )
-    if new := sorted({name.rsplit(".", 1)[0] for name in ours.keys() - theirs.keys()}):
+    if new := sorted({".".join(name.split(".")[:2]) for name in ours.keys() - theirs.keys()}):
         print(f"train: not in {source}, so random at first: {', '.join(new)}", file=sys.stderr)
     network.load_state_dict(theirs, strict=False)
 
