@@ -30,6 +30,7 @@ from panoptic_depth_training.datasets.labeled import EXACT, LabeledImage
 from panoptic_depth_training.datasets.synthetic import SyntheticStreets
 from panoptic_depth_training.losses import LossWeights, panoptic_depth_losses
 from panoptic_depth_training.metrics import DepthErrors, PanopticQuality
+from panoptic_depth_training.metrics.panoptic import PanopticResult
 from panoptic_depth_training.optim import build_optimizer, clip_gradients, learning_rate_at, set_learning_rate
 from panoptic_depth_training.targets import Targets, batched, encode
 
@@ -63,7 +64,10 @@ def rendered(count: int, height: int, width: int) -> list[LabeledImage]:
         image = streets[index]
         ids, inverse, area = np.unique(image.panoptic_ids, return_inverse=True, return_counts=True)
         ids = np.where(area < MIN_AREA * inverse.size, VOID_PANOPTIC_ID, ids).astype(np.uint16)
-        images.append(replace(image, panoptic_ids=ids[inverse].reshape(height, width)))
+        kept = ids[inverse].reshape(height, width)
+        # Nor is their depth asked for, which belongs to them and not to what is behind them.
+        depth = np.where(kept == VOID_PANOPTIC_ID, 0, image.depth).astype(np.float32)
+        images.append(replace(image, panoptic_ids=kept, depth=depth))
     return images
 
 
@@ -111,11 +115,17 @@ def learn(network: PanopticDepth, images: list[LabeledImage], lesson: Lesson, pr
             elapsed_s = time.monotonic() - started_s
             console.print(f"step {step + 1}/{lesson.steps}  {elapsed_s:.0f} s  {terms}", soft_wrap=True)
         if step % 200 == 199:
-            console.print(f"  PQ, absolute relative error: {examine(network, images)[:2]}", soft_wrap=True)
+            result, abs_rel = examine(network, images)
+            weakest = sorted(zip(result.pq.tolist(), CITYSCAPES.names, strict=True))[:5]
+            console.print(
+                f"  PQ {100 * result.all.pq:.1f}, absolute relative error {abs_rel:.3f}; weakest: "
+                + ", ".join(f"{name} {100 * pq:.0f}" for pq, name in weakest),
+                soft_wrap=True,
+            )
 
 
-def examine(network: PanopticDepth, images: list[LabeledImage]) -> tuple[float, float, float, float]:
-    """Panoptic quality in percent, absolute relative depth error, and the quality of things and stuff."""
+def examine(network: PanopticDepth, images: list[LabeledImage]) -> tuple[PanopticResult, float]:
+    """Panoptic quality, and absolute relative depth error."""
     quality, errors = PanopticQuality(CITYSCAPES), DepthErrors()
     deployable = Deployable(network.eval())
     focal_length_px = focal_length(images)
@@ -127,13 +137,7 @@ def examine(network: PanopticDepth, images: list[LabeledImage]) -> tuple[float, 
         ids = np.concatenate([[VOID_PANOPTIC_ID], category * 1000 + instance]).astype(np.uint16)
         quality.add(ids[outputs.segment_ids[0].numpy()], image.panoptic_ids)
         errors.add(outputs.depth[0].numpy(), depth_at_focal_length(image, focal_length_px))
-    result = quality.result()
-    return (
-        100 * result.all.pq,
-        errors.result().overall.abs_rel,
-        100 * result.things.pq,
-        100 * result.stuff.pq,
-    )
+    return quality.result(), errors.result().overall.abs_rel
 
 
 def main() -> None:
@@ -141,18 +145,20 @@ def main() -> None:
     parser.add_argument("preset", choices=LESSONS)
     parser.add_argument("--height", type=int, default=128)
     parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--images", type=int, default=0, help="default: the preset's")
+    parser.add_argument("--batch", type=int, default=0, help="default: the preset's")
     parser.add_argument("--steps", type=int, default=0, help="default: the preset's")
     parser.add_argument("--bfloat16", action="store_true", help="network in half precision, where the CPU has it")
     options = parser.parse_args()
     lesson = LESSONS[options.preset]
-    if options.steps:
-        lesson = replace(lesson, steps=options.steps)
+    given = {name: getattr(options, name) for name in ("images", "batch", "steps") if getattr(options, name)}
+    lesson = replace(lesson, **given)
     network = network_for(options.preset, options.height, options.width)
     images = rendered(lesson.images, options.height, options.width)
     started_s = time.monotonic()
     learn(network, images, lesson, torch.bfloat16 if options.bfloat16 else None)
     minutes = (time.monotonic() - started_s) / 60
-    pq, abs_rel, things, stuff = examine(network, images)
+    result, abs_rel = examine(network, images)
     table = Table("preset", "images", "size", "steps x batch", "minutes", "PQ", "things", "stuff", "abs rel")
     table.add_row(
         options.preset,
@@ -160,7 +166,7 @@ def main() -> None:
         f"{options.height}x{options.width}",
         f"{lesson.steps} x {lesson.batch}",
         f"{minutes:.0f} ({os.cpu_count()} cores)",
-        *(f"{value:.1f}" for value in (pq, things, stuff)),
+        *(f"{100 * part.pq:.1f}" for part in (result.all, result.things, result.stuff)),
         f"{abs_rel:.4f}",
     )
     Console().print(table)
