@@ -374,6 +374,7 @@ def test_flat_scores_are_those_that_occur():
     scores = flat(scored([image], [truth(image)]))
     assert scores == {
         "images": 1, "miou": 1, "pq": 1, "pq_things": 1, "pq_stuff": 1, "abs_rel": 0, "delta_1": 1, "dpq": 1,
+        "dpq_things": 1, "dpq_stuff": 1,
         "iou_road": 1, "iou_sky": 1, "iou_person": 1, "iou_car": 1,
     }  # fmt: skip
     assert table(scores).splitlines()[1].split() == ["miou", "1.000"]
