@@ -105,6 +105,7 @@ class PanopticDepthNode(Node):
         self._throttle = LogThrottle()
         self.health = Health()
         self._lost: DeviceLostError | None = None
+        self._working = False  # from the worker's start to the node's end
         self._calibration: Calibration | None = None
         self._camera_cache: tuple[Any, PinholeCamera | None] = (None, None)
         self._last_stamp: tuple[int, int] | None = None
@@ -120,14 +121,16 @@ class PanopticDepthNode(Node):
         # Steady: with use_sim_time and a paused bag a ROS timer would never fire.
         self.create_timer(_HEALTH_PERIOD_S, self._check_health, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._last_input = time.monotonic()  # loading the model is no silence
+        self._working = True
         self._worker.start()
 
     def destroy_node(self) -> None:
         """Stop the worker, then the node."""
-        self._mailbox.close()
-        if self._worker.is_alive():
+        if self._working:
+            self._working = False
+            self._mailbox.close()
             self._worker.join()
-        self._pipeline.engine.close()
+            self._pipeline.engine.close()
         self._helper.shutdown()
         super().destroy_node()
 

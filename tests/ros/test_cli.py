@@ -115,7 +115,7 @@ def test_arguments_that_cannot_be_are_named_with_exit_code_2(
 
 
 def test_interruption_is_exit_code_130(bag: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(*_: object) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(demo, "open_engine", interrupt)
