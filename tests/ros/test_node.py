@@ -208,6 +208,8 @@ def test_a_drive_through_player_node_and_recorder_comes_out_whole(tmp_path: Path
     try:
         topics = [f"{OUTPUT}/{name}" for name in TOPICS]
         peer.until(lambda: all(peer.node.count_subscribers(topic) == 1 for topic in topics), "the recorder", START_S)
+        # The node and the recorder find each other while the player still starts; otherwise its first frame is lost.
+        peer.until(lambda: all(peer.node.count_publishers(topic) == 1 for topic in topics), "the node", START_S)
         waiting = ["--wait-for", image_topic, "--wait", "60", "--delay", "1"]
         player = Process(tmp_path, "player", cli, "play", str(tmp_path / "drive"), "--rate", "0.6", *waiting)
         assert player.wait(120) == 0, player.log.read_text()

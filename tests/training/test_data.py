@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -80,11 +81,10 @@ def test_a_draw_depends_on_seed_and_number_alone():
 
 
 def test_loader_processes_draw_what_one_process_draws():
+    cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.uint8), (31, 31), 0)  # from here on OpenCV has threads
     samples = samples_of(Mixture([(Painted(20, 0), 1.0), (Painted(20, 100), 2.0)]), view="vehicle")
-    loaders = [
-        DataLoader(samples, 2, sampler=range(3, 9), num_workers=n, collate_fn=collate, worker_init_fn=start_worker)
-        for n in (0, 2)
-    ]
+    given = {"sampler": range(3, 9), "collate_fn": collate, "worker_init_fn": start_worker}
+    loaders = [DataLoader(samples, 2, **given), DataLoader(samples, 2, num_workers=2, timeout=60, **given)]
     for (image, targets), (same_image, same_targets) in zip(*loaders, strict=True):
         assert torch.equal(image, same_image)
         assert torch.equal(targets.regions, same_targets.regions)

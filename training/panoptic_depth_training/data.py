@@ -91,5 +91,6 @@ def start_worker(worker: int) -> None:
     """Loader processes leave the other cores to the network, and Ctrl-C to their parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    cv2.setNumThreads(1)
+    # Not 1: that would wait for the threads that OpenCV had before the fork, which a forked process lacks.
+    cv2.setNumThreads(0)
     torch.set_num_threads(1)
