@@ -19,7 +19,16 @@ def interrupt_once() -> None:
         signal.signal(number, _interrupt)
 
 
+def was_interrupted() -> bool:
+    """Whether KeyboardInterrupt has been raised, for code that finds it turned into another error."""
+    return signal.getsignal(signal.SIGINT) is _ignore
+
+
 def _interrupt(number: int, frame: FrameType | None) -> None:
     for each in _SIGNALS:
-        signal.signal(each, lambda *_: None)  # SIG_IGN would be inherited by processes that are started later
+        signal.signal(each, _ignore)  # SIG_IGN would be inherited by processes that are started later
     raise KeyboardInterrupt
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    pass

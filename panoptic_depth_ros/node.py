@@ -35,7 +35,7 @@ from panoptic_depth_ros.dds import prepare_for_large_messages
 from panoptic_depth_ros.diagnostics import OK, WARN, Health, LogThrottle, diagnostic_array
 from panoptic_depth_ros.engines import Engine, open_engine
 from panoptic_depth_ros.engines.errors import DeviceLostError
-from panoptic_depth_ros.interrupt import interrupt_once
+from panoptic_depth_ros.interrupt import interrupt_once, was_interrupted
 from panoptic_depth_ros.mailbox import Mailbox
 from panoptic_depth_ros.manifest import ModelError
 from panoptic_depth_ros.maps import OutputMaps
@@ -358,6 +358,10 @@ def main(args: list[str] | None = None) -> int:
         return 1
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except RuntimeError:
+        # What rclpy makes of an interrupt that hits it while it converts a message.
+        if not was_interrupted():
+            raise
     finally:
         node.destroy_node()
         rclpy.try_shutdown()
