@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from panoptic_depth_ros.camera import PinholeCamera
 from panoptic_depth_ros.taxonomy import Taxonomy
-from panoptic_depth_training.data import Mixture, TrainingSamples, open_dataset, open_mixture, start_worker
+from panoptic_depth_training.data import Mixture, TrainingSamples, open_mixture, start_worker
 from panoptic_depth_training.datasets.cityscapes import CITYSCAPES
 from panoptic_depth_training.datasets.labeled import EXACT, DataError, LabeledImage, Supervision
 from panoptic_depth_training.datasets.semkitti_dvps import SEMANTIC_KITTI
@@ -129,12 +129,6 @@ def test_sources_are_mixed_by_the_weights_they_are_written_with(frames):
 def test_no_data_at_all_is_refused():
     with pytest.raises(DataError, match=r"no data; give at least one KIND:PATH"):
         open_mixture([])
-
-
-def test_a_data_set_comes_with_its_taxonomy(frames):
-    images, taxonomy = open_dataset(f"synthetic:{frames}")
-    assert len(images) == 6
-    assert taxonomy == CITYSCAPES
 
 
 def test_what_lies_beyond_an_image_has_no_label():

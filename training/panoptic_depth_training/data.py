@@ -12,19 +12,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from panoptic_depth_ros.taxonomy import Taxonomy
 from panoptic_depth_training.augment import VIEWS, augmented, depth_at_focal_length
 from panoptic_depth_training.datasets.labeled import DataError, LabeledImages
 from panoptic_depth_training.datasets.sources import SYNTAX, open_images, parse_source
 from panoptic_depth_training.targets import Targets, encode
 
 MAX_INSTANCES = 32  # an image; the smallest ones beyond it are left out of the targets
-
-
-def open_dataset(source: str) -> tuple[LabeledImages, Taxonomy]:
-    """The images and categories of a source (see `panoptic_depth_training.datasets.sources`)."""
-    images = open_images(source)
-    return images, images.taxonomy
 
 
 class Mixture:
