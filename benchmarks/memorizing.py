@@ -4,8 +4,9 @@
     python benchmarks/memorizing.py vehicle          # 16 rendered images; needs the train extra
     python benchmarks/memorizing.py paper            # 4
 
-Prints panoptic quality and depth error on the very images that it trains on, without augmentation. Segments of
-less than a hundredth of the image are void in the truth: at the stride of the embeddings they are a few pixels.
+Prints panoptic quality and depth error on the very images that it trains on, without augmentation. Void in the truth
+is what a network cannot draw on images so small: segments of less than a hundredth of the image, and those in which
+no whole position of the finest pyramid level (stride 8) is sure to lie, such as poles.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ import argparse
 import os
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+import cv2
 import numpy as np
+import numpy.typing as npt
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -23,11 +27,13 @@ from rich.table import Table
 from panoptic_depth_model.config import PRESETS
 from panoptic_depth_model.deployable import Deployable
 from panoptic_depth_model.panoptic_depth import PanopticDepth
+from panoptic_depth_model.weights import save_weights
 from panoptic_depth_ros.taxonomy import VOID_PANOPTIC_ID
 from panoptic_depth_training.augment import depth_at_focal_length
 from panoptic_depth_training.datasets.cityscapes import CITYSCAPES
 from panoptic_depth_training.datasets.labeled import EXACT, LabeledImage
 from panoptic_depth_training.datasets.synthetic import SyntheticStreets
+from panoptic_depth_training.facts import ModelFacts
 from panoptic_depth_training.losses import LossWeights, panoptic_depth_losses
 from panoptic_depth_training.metrics import DepthErrors, PanopticQuality
 from panoptic_depth_training.metrics.panoptic import PanopticResult
@@ -35,6 +41,7 @@ from panoptic_depth_training.optim import build_optimizer, clip_gradients, learn
 from panoptic_depth_training.targets import Targets, batched, encode
 
 MIN_AREA = 0.01  # of the image
+MIN_SQUARE_PX = 16  # twice the stride: wherever the square lies, a position is inside
 MAX_INSTANCES = 64
 FIRST_SEED = 40_000
 
@@ -56,18 +63,28 @@ LESSONS = {
 }
 
 
+def is_drawable(mask: npt.NDArray[np.bool_]) -> bool:
+    square = np.ones((MIN_SQUARE_PX, MIN_SQUARE_PX), np.uint8)
+    inner = cv2.erode(mask.astype(np.uint8), square, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    return bool(mask.mean() >= MIN_AREA and inner.any())
+
+
 def rendered(count: int, height: int, width: int) -> list[LabeledImage]:
-    """Street images without the segments that are too small to be drawn at stride 4."""
+    """Street images without the segments that are too small or too thin."""
     streets = SyntheticStreets(FIRST_SEED, count, height=height, width=width)
     images = []
     for index in range(count):
         image = streets[index]
-        ids, inverse, area = np.unique(image.panoptic_ids, return_inverse=True, return_counts=True)
-        ids = np.where(area < MIN_AREA * inverse.size, VOID_PANOPTIC_ID, ids).astype(np.uint16)
-        kept = ids[inverse].reshape(height, width)
-        # Nor is their depth asked for, which belongs to them and not to what is behind them.
-        depth = np.where(kept == VOID_PANOPTIC_ID, 0, image.depth).astype(np.float32)
-        images.append(replace(image, panoptic_ids=kept, depth=depth))
+        drawable = [i for i in np.unique(image.panoptic_ids) if is_drawable(image.panoptic_ids == i)]
+        kept = np.isin(image.panoptic_ids, drawable)
+        # Nor is the depth of the others asked for, which belongs to them and not to what is behind them.
+        images.append(
+            replace(
+                image,
+                panoptic_ids=np.where(kept, image.panoptic_ids, VOID_PANOPTIC_ID).astype(np.uint16),
+                depth=np.where(kept, image.depth, 0).astype(np.float32),
+            )
+        )
     return images
 
 
@@ -110,7 +127,7 @@ def learn(network: PanopticDepth, images: list[LabeledImage], lesson: Lesson, pr
         losses.total.backward()
         clip_gradients(network.parameters(), "norm", 10.0)
         optimizer.step()
-        if step % 50 == 49:
+        if step % 25 == 24:
             terms = " ".join(f"{name} {value.item():.3f}" for name, value in losses._asdict().items())
             elapsed_s = time.monotonic() - started_s
             console.print(f"step {step + 1}/{lesson.steps}  {elapsed_s:.0f} s  {terms}", soft_wrap=True)
@@ -149,6 +166,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=0, help="default: the preset's")
     parser.add_argument("--steps", type=int, default=0, help="default: the preset's")
     parser.add_argument("--bfloat16", action="store_true", help="network in half precision, where the CPU has it")
+    parser.add_argument("--weights", type=Path, help="keep the network here, for exports and other benchmarks")
     options = parser.parse_args()
     lesson = LESSONS[options.preset]
     given = {name: getattr(options, name) for name in ("images", "batch", "steps") if getattr(options, name)}
@@ -158,6 +176,9 @@ def main() -> None:
     started_s = time.monotonic()
     learn(network, images, lesson, torch.bfloat16 if options.bfloat16 else None)
     minutes = (time.monotonic() - started_s) / 60
+    if options.weights:
+        facts = ModelFacts(options.preset, CITYSCAPES, options.height, options.width, focal_length(images))
+        save_weights(options.weights, network, facts.to_dict())
     result, abs_rel = examine(network, images)
     table = Table("preset", "images", "size", "steps x batch", "minutes", "PQ", "things", "stuff", "abs rel")
     table.add_row(

@@ -27,13 +27,40 @@ class DeformableConv(nn.Module):
         # backbone are so large that all taps would fall outside the map.
         nn.init.zeros_(self.offsets.weight)
         nn.init.zeros_(self.offsets.bias)  # type: ignore[arg-type]
+        self.portable = False  # see `make_portable`
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, out_channels, h, w] from [B, in_channels, h, w]."""
         offsets, tap_weights = self.offsets(x).split([2 * TAPS, TAPS], dim=1)
+        if self.portable:
+            return convolve_on_grid(x, offsets, tap_weights.sigmoid(), self.weight, self.bias)
         if x.device.type == "cpu" and not torch.compiler.is_exporting():
             return convolve_at(x, offsets, tap_weights.sigmoid(), self.weight, self.bias)
         return deform_conv2d(x, offsets, self.weight, self.bias, padding=1, mask=tap_weights.sigmoid())
+
+
+def make_portable(network: nn.Module) -> None:
+    """From here on deformable convolutions use operators that every engine has, instead of one that few have.
+
+    The numbers stay the same. For exports: elsewhere it costs memory for nine maps instead of one.
+    """
+    for module in network.modules():
+        if isinstance(module, DeformableConv):
+            module.portable = True
+
+
+def convolve_on_grid(x: Tensor, offsets: Tensor, tap_weights: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """As `convolve_at`: all taps are sampled at once, one below the other, then mixed by a 1x1 convolution."""
+    batch, channels, height, width = x.shape
+    ys, xs = _tap_positions(offsets, height, width)  # [B, 9, h, w]
+    # grid_sample counts from -1 to 1 between the outer edges of the outer pixels.
+    grid = torch.stack([(2 * xs + 1) / width - 1, (2 * ys + 1) / height - 1], dim=-1)  # [B, 9, h, w, 2]
+    samples = functional.grid_sample(
+        x, grid.flatten(1, 2).to(x.dtype), mode="bilinear", padding_mode="zeros", align_corners=False
+    )  # [B, C, 9 * h, w]
+    taps = samples.view(batch, channels, TAPS, height, width) * tap_weights[:, None]
+    kernel = weight.reshape(len(weight), channels * TAPS, 1, 1)
+    return functional.conv2d(taps.view(batch, channels * TAPS, height, width), kernel, bias)
 
 
 def convolve_at(x: Tensor, offsets: Tensor, tap_weights: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -50,10 +77,7 @@ def convolve_at(x: Tensor, offsets: Tensor, tap_weights: Tensor, weight: Tensor,
         bias: [O] or None.
     """
     batch, channels, height, width = x.shape
-    dy, dx = offsets.float().unflatten(1, (TAPS, 2)).unbind(dim=2)  # [B, 9, h, w]
-    tap = torch.arange(TAPS, device=x.device)[:, None, None]
-    ys = torch.arange(height, device=x.device)[:, None] + torch.div(tap, 3, rounding_mode="floor") - 1 + dy
-    xs = torch.arange(width, device=x.device) + tap % 3 - 1 + dx
+    ys, xs = _tap_positions(offsets, height, width)  # [B, 9, h, w]
     corners, shares = _corners(ys, xs, height, width)  # [B, 9, h, w, 4]
     first = height * width * torch.arange(batch, device=x.device)[:, None, None, None, None]
     rows = functional.embedding_bag(
@@ -65,6 +89,15 @@ def convolve_at(x: Tensor, offsets: Tensor, tap_weights: Tensor, weight: Tensor,
     kernel = weight.permute(0, 2, 3, 1).reshape(len(weight), -1)  # [O, 9 * C]
     out = functional.linear(rows.view(-1, TAPS * channels), kernel, bias)
     return out.view(batch, height, width, -1).permute(0, 3, 1, 2)
+
+
+def _tap_positions(offsets: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Row and column [px] of every tap at every position, each [B, 9, h, w] float32, from offsets [B, 2 * 9, h, w]."""
+    dy, dx = offsets.float().unflatten(1, (TAPS, 2)).unbind(dim=2)
+    tap = torch.arange(TAPS, device=offsets.device)[:, None, None]
+    ys = torch.arange(height, device=offsets.device)[:, None] + torch.div(tap, 3, rounding_mode="floor") - 1 + dy
+    xs = torch.arange(width, device=offsets.device) + tap % 3 - 1 + dx
+    return ys, xs
 
 
 def _corners(y: Tensor, x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:

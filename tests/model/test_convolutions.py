@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import deform_conv2d
 
-from panoptic_depth_model.convolutions import TAPS, DeformableConv, group_norm, with_coordinates
+from panoptic_depth_model.convolutions import TAPS, DeformableConv, group_norm, make_portable, with_coordinates
 
 
 def sample(channel: Tensor, y: float, x: float) -> float:
@@ -43,16 +43,19 @@ def wandering(in_channels: int, out_channels: int, bias: bool) -> DeformableConv
     torch.manual_seed(0)
     conv = DeformableConv(in_channels, out_channels, bias)
     with torch.no_grad():
-        conv.offsets.weight.mul_(3.0)
+        conv.offsets.weight.normal_(std=0.5)
         conv.offsets.bias.uniform_(-2, 2)
         if conv.bias is not None:
             conv.bias.uniform_(-1, 1)
     return conv
 
 
+@pytest.mark.parametrize("portable", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_deformable_convolution_equals_the_loop_over_its_taps(bias):
+def test_a_deformable_convolution_equals_the_loop_over_its_taps(bias, portable):
     conv, x = wandering(3, 2, bias), torch.randn(2, 3, 6, 7)
+    if portable:
+        make_portable(conv)
     with torch.no_grad():
         out = conv(x)
         for image, output, row, column in ((0, 0, 0, 0), (0, 1, 5, 6), (1, 0, 2, 3), (1, 1, 4, 0), (1, 1, 3, 5)):
