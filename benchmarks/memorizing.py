@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from rich.table import Table
 from panoptic_depth_model.config import PRESETS
 from panoptic_depth_model.deployable import Deployable
 from panoptic_depth_model.panoptic_depth import PanopticDepth
-from panoptic_depth_model.weights import save_weights
+from panoptic_depth_model.weights import load_weights, save_weights
 from panoptic_depth_ros.taxonomy import VOID_PANOPTIC_ID
 from panoptic_depth_training.augment import depth_at_focal_length
 from panoptic_depth_training.datasets.cityscapes import CITYSCAPES
@@ -57,9 +58,9 @@ class Lesson:
 
 
 LESSONS = {
-    "compact": Lesson(images=16, batch=8, steps=800, learning_rate=2e-3),
-    "vehicle": Lesson(images=16, batch=4, steps=2400, learning_rate=1e-3),
-    "paper": Lesson(images=4, batch=2, steps=1200, learning_rate=3e-4),
+    "compact": Lesson(images=16, batch=16, steps=900, learning_rate=2e-3),
+    "vehicle": Lesson(images=16, batch=16, steps=1200, learning_rate=1e-3),
+    "paper": Lesson(images=4, batch=4, steps=500, learning_rate=5e-4),
 }
 
 
@@ -106,8 +107,14 @@ def network_for(preset: str, height: int, width: int) -> PanopticDepth:
     return PanopticDepth(replace(config, decisions=decisions)).to(memory_format=torch.channels_last)
 
 
-def learn(network: PanopticDepth, images: list[LabeledImage], lesson: Lesson, precision: torch.dtype | None) -> None:
-    """Go over the images again and again, in an order of chance."""
+def learn(
+    network: PanopticDepth,
+    images: list[LabeledImage],
+    lesson: Lesson,
+    precision: torch.dtype | None,
+    keep: Callable[[int], None],
+) -> None:
+    """Go over the images again and again, in an order of chance; now and then `keep` is told the steps so far."""
     console = Console(stderr=True)
     focal_length_px = focal_length(images)
     targets = [targets_of(image, focal_length_px) for image in images]
@@ -131,6 +138,8 @@ def learn(network: PanopticDepth, images: list[LabeledImage], lesson: Lesson, pr
             terms = " ".join(f"{name} {value.item():.3f}" for name, value in losses._asdict().items())
             elapsed_s = time.monotonic() - started_s
             console.print(f"step {step + 1}/{lesson.steps}  {elapsed_s:.0f} s  {terms}", soft_wrap=True)
+        if step % 100 == 99:
+            keep(step + 1)
         if step % 200 == 199:
             result, abs_rel = examine(network, images)
             weakest = sorted(zip(result.pq.tolist(), CITYSCAPES.names, strict=True))[:5]
@@ -157,36 +166,54 @@ def examine(network: PanopticDepth, images: list[LabeledImage]) -> tuple[Panopti
     return quality.result(), errors.result().overall.abs_rel
 
 
-def main() -> None:
+def begun(preset: str, height: int, width: int, weights: Path | None) -> tuple[PanopticDepth, dict[str, float]]:
+    """The network, new or as it was left, and the steps and minutes that went into it."""
+    if weights is None or not weights.exists():
+        return network_for(preset, height, width), {"steps": 0, "minutes": 0}
+    network, facts = load_weights(weights)
+    return network.to(memory_format=torch.channels_last), facts["scores"]
+
+
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("preset", choices=LESSONS)
-    parser.add_argument("--height", type=int, default=128)
-    parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--images", type=int, default=0, help="default: the preset's")
-    parser.add_argument("--batch", type=int, default=0, help="default: the preset's")
-    parser.add_argument("--steps", type=int, default=0, help="default: the preset's")
+    parser.add_argument("--height", type=int, default=192)
+    parser.add_argument("--width", type=int, default=384)
+    for name in ("images", "batch", "steps"):
+        parser.add_argument(f"--{name}", type=int, default=0, help="default: the preset's")
     parser.add_argument("--bfloat16", action="store_true", help="network in half precision, where the CPU has it")
-    parser.add_argument("--weights", type=Path, help="keep the network here, for exports and other benchmarks")
-    options = parser.parse_args()
-    lesson = LESSONS[options.preset]
+    parser.add_argument("--weights", type=Path, help="keep the network here; if there is one already, go on with it")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse_arguments()
     given = {name: getattr(options, name) for name in ("images", "batch", "steps") if getattr(options, name)}
-    lesson = replace(lesson, **given)
-    network = network_for(options.preset, options.height, options.width)
-    images = rendered(lesson.images, options.height, options.width)
+    lesson = replace(LESSONS[options.preset], **given)
+    height, width = options.height, options.width
+    network, before = begun(options.preset, height, width, options.weights)
+    images = rendered(lesson.images, height, width)
     started_s = time.monotonic()
-    learn(network, images, lesson, torch.bfloat16 if options.bfloat16 else None)
-    minutes = (time.monotonic() - started_s) / 60
-    if options.weights:
-        facts = ModelFacts(options.preset, CITYSCAPES, options.height, options.width, focal_length(images))
-        save_weights(options.weights, network, facts.to_dict())
+
+    def spent(steps: int) -> dict[str, float | str]:
+        return {"steps": before["steps"] + steps, "minutes": before["minutes"] + (time.monotonic() - started_s) / 60}
+
+    def keep(steps: int) -> None:
+        if options.weights:
+            facts = ModelFacts(options.preset, CITYSCAPES, height, width, focal_length(images), spent(steps))
+            save_weights(options.weights, network, facts.to_dict())
+
+    learn(network, images, lesson, torch.bfloat16 if options.bfloat16 else None, keep)
+    keep(lesson.steps)
+    in_all = spent(lesson.steps)
     result, abs_rel = examine(network, images)
     table = Table("preset", "images", "size", "steps x batch", "minutes", "PQ", "things", "stuff", "abs rel")
     table.add_row(
         options.preset,
         str(lesson.images),
-        f"{options.height}x{options.width}",
-        f"{lesson.steps} x {lesson.batch}",
-        f"{minutes:.0f} ({os.cpu_count()} cores)",
+        f"{height}x{width}",
+        f"{in_all['steps']} x {lesson.batch}",
+        f"{in_all['minutes']:.0f} ({os.cpu_count()} cores)",
         *(f"{100 * part.pq:.1f}" for part in (result.all, result.things, result.stuff)),
         f"{abs_rel:.4f}",
     )
