@@ -4,32 +4,28 @@
     python benchmarks/network.py                          # all presets; a few minutes on two cores
     python benchmarks/network.py --presets vehicle compact
 
-Multiply-accumulates are those of convolutions and matrix products; a deformable convolution counts as a dense 3x3 one
-plus the plain one that gives its offsets. Sampling, resizing, norms and activations are not counted. Parameters are
-without the scales and shifts of batch norms, as where these are frozen into the convolutions. Times are for one image,
-bytes in, segments and depth out, in float32 with random weights: all shapes are static, so that what is in the image
-costs nothing. Elapsed time says little on a machine that has other work, whose load is printed with it; processor time,
-the sum over all cores, says more.
+What counts as a multiply-accumulate stands in arithmetic.py. Parameters are without the scales and shifts of batch
+norms, as where these are frozen into the convolutions. Times are for one image, bytes in, segments and depth out, in
+float32 with random weights: all shapes are static, so that what is in the image costs nothing. Elapsed time says little
+on a machine that has other work, whose load is printed with it; processor time, the sum over all cores, says more.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import statistics
 import time
 from dataclasses import dataclass
 
 import torch
+from arithmetic import multiply_accumulates
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from panoptic_depth_model.config import PRESETS
-from panoptic_depth_model.convolutions import TAPS
 from panoptic_depth_model.deployable import Deployable
 from panoptic_depth_model.panoptic_depth import PanopticDepth
 
@@ -64,25 +60,6 @@ def parameters_m(network: nn.Module) -> float:
     """Millions of parameters, without batch norm's."""
     norms = sum(p.numel() for m in network.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters())
     return (sum(p.numel() for p in network.parameters()) - norms) / 1e6
-
-
-def deformable_flops(x: torch.Size, weight: torch.Size, *_: object, out_shape: torch.Size, **__: object) -> int:
-    """Two a multiply-accumulate, as PyTorch counts."""
-    return 2 * math.prod(out_shape) * weight[1] * TAPS
-
-
-def multiply_accumulates(network: PanopticDepth, height: int, width: int) -> dict[str, float]:
-    """G by module name for one image; "Global" is all of them. Nothing is computed: the network lies on "meta"."""
-    counter = FlopCounterMode(
-        display=False, custom_mapping={torch.ops.torchvision.deform_conv2d: deformable_flops}
-    )
-    with counter, torch.no_grad():
-        network.infer(torch.empty(1, 3, height, width, device="meta"))
-    prefix = f"{type(network).__name__}."
-    return {
-        name.removeprefix(prefix): sum(by_operator.values()) / 2e9
-        for name, by_operator in counter.get_flop_counts().items()
-    }
 
 
 def by_part(macs: dict[str, float]) -> dict[str, float]:

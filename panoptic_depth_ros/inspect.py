@@ -39,6 +39,8 @@ def _about_model(path: Path, manifest: Manifest, model: bytes, graph: Graph) -> 
     table.add_row("model", f"{m.name} {m.version}, preset {m.preset}")
     table.add_row("network size", f"{m.width} x {m.height} px, focal length {m.focal_length_px:g} px")
     table.add_row("depth", f"{m.min_depth_m:g} to {m.max_depth_m:g} m")
+    grid = f", segments told apart every {m.label_stride} px" if m.label_stride else ""
+    table.add_row("precision", f"{m.precision}{grid}")
     table.add_row(f"{len(things)} thing categories", ", ".join(things))
     table.add_row(f"{len(stuff)} stuff categories", ", ".join(stuff))
     for name, score in m.scores.items():

@@ -26,6 +26,8 @@ OUTPUT_TYPES = {
 }
 OUTPUTS = tuple(OUTPUT_TYPES)
 
+PRECISIONS = ("float32", "fp16", "int8", "int8-fp16")  # of a graph's arithmetic; the last is int8 with fp16 around it
+
 
 class ModelError(ValueError):
     """A model file cannot be used; the message names the file, what was expected and the remedy."""
@@ -36,7 +38,8 @@ class Manifest:
     """A model's identity, geometry and vocabulary.
 
     ``focal_length_px`` is the one at network size that the model's depth is metric for; ``digest`` is that of the
-    weights; ``scores`` holds what was measured, on the data that the keys name.
+    weights; ``scores`` holds what was measured, on the data that the keys name; ``label_stride`` is the pixel grid on
+    which segments are told apart, 0 in files that do not say.
     """
 
     name: str
@@ -51,6 +54,8 @@ class Manifest:
     opset: int
     digest: str
     scores: dict[str, float | str] = field(default_factory=dict)
+    precision: str = "float32"
+    label_stride: int = 0
 
     def __post_init__(self) -> None:
         if self.height <= 0 or self.width <= 0:
@@ -59,6 +64,10 @@ class Manifest:
             raise ValueError(f"focal_length_px is {self.focal_length_px}; expected a positive number of pixels")
         if not 0 < self.min_depth_m < self.max_depth_m:
             raise ValueError(f"depth range {self.min_depth_m}..{self.max_depth_m} m; expected 0 < minimum < maximum")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is {self.precision!r}; expected one of {', '.join(PRECISIONS)}")
+        if self.label_stride < 0:
+            raise ValueError(f"label_stride is {self.label_stride} px; expected 0 (unknown) or more")
 
     def to_json(self) -> str:
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}

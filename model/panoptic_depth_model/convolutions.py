@@ -55,10 +55,11 @@ def convolve_on_grid(x: Tensor, offsets: Tensor, tap_weights: Tensor, weight: Te
     ys, xs = _tap_positions(offsets, height, width)  # [B, 9, h, w]
     # grid_sample counts from -1 to 1 between the outer edges of the outer pixels.
     grid = torch.stack([(2 * xs + 1) / width - 1, (2 * ys + 1) / height - 1], dim=-1)  # [B, 9, h, w, 2]
+    # In half precision the grid's steps would be a tenth of a pixel and more.
     samples = functional.grid_sample(
-        x, grid.flatten(1, 2).to(x.dtype), mode="bilinear", padding_mode="zeros", align_corners=False
+        x.float(), grid.flatten(1, 2), mode="bilinear", padding_mode="zeros", align_corners=False
     )  # [B, C, 9 * h, w]
-    taps = samples.view(batch, channels, TAPS, height, width) * tap_weights[:, None]
+    taps = samples.to(x.dtype).view(batch, channels, TAPS, height, width) * tap_weights[:, None]
     kernel = weight.reshape(len(weight), channels * TAPS, 1, 1)
     return functional.conv2d(taps.view(batch, channels * TAPS, height, width), kernel, bias)
 

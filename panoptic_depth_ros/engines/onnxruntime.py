@@ -12,6 +12,9 @@ from panoptic_depth_ros.engines.contract import read_contracted
 from panoptic_depth_ros.manifest import INPUT, OUTPUTS, Manifest, ModelError
 
 _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+# Of int8 models it stores biases in steps of input scale times weight scale, in single or half precision as these are;
+# half cannot hold steps so small.
+_HARMFUL_OPTIMIZERS = ["WeightBiasQuantization"]
 
 
 class OnnxRuntimeEngine:
@@ -27,7 +30,12 @@ class OnnxRuntimeEngine:
             ModelError: the file is no exported model, or the device cannot run it.
         """
         self._manifest, _, _ = read_contracted(path)
-        self._session = _open_session(path, _providers(device), threads)
+        try:
+            self._session = open_session(str(path), device, threads)
+        except ModelError:
+            raise
+        except Exception as error:  # ONNX Runtime's errors share no public base class
+            raise ModelError(f"model {path}: ONNX Runtime cannot load it ({error}); export it again") from error
         if device == "cuda" and _CUDA not in self._session.get_providers():
             raise ModelError(
                 "device is cuda, but ONNX Runtime could not use a GPU; see nvidia-smi and the CUDA release that "
@@ -58,13 +66,13 @@ def _providers(device: str) -> list[str]:
     return [_CUDA, _CPU]
 
 
-def _open_session(path: str | Path, providers: list[str], threads: int) -> onnxruntime.InferenceSession:
+def open_session(model: str | bytes, device: str = "cpu", threads: int = 0) -> onnxruntime.InferenceSession:
+    """Any ONNX graph, from a file's name or its content, set up as the engine sets up its own."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     # Idle threads that spin would take the cores from the camera driver and from our own message building.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=providers)
-    except Exception as error:  # ONNX Runtime's errors share no public base class
-        raise ModelError(f"model {path}: ONNX Runtime cannot load it ({error}); export it again") from error
+    options.log_severity_level = 3  # it warns of what it leaves unfolded
+    return onnxruntime.InferenceSession(
+        model, options, providers=_providers(device), disabled_optimizers=_HARMFUL_OPTIMIZERS
+    )

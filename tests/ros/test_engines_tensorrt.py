@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -523,12 +524,27 @@ def test_inspect_says_what_a_model_is(model: Any, capsys: pytest.CaptureFixture[
     text = plain(capsys.readouterr().out)
     assert "model made-up 1.2.3, preset compact" in text
     assert "network size 16 x 12 px, focal length 8 px" in text
+    assert "precision float32 2 thing categories" in text  # of an older file, which does not say the grid of segments
     assert "2 thing categories car, person" in text
     assert "pq on nothing 0.25" in text
     assert "image (in) uint8 1 x 12 x 16 x 3" in text
     assert "arithmetic: int8" in text
     assert "backbone 1 int8 3 float32" in text
     assert "ONNX opset 17" in text
+
+
+@pytest.mark.usefixtures("wide", "signals_as_before")
+def test_inspect_says_the_precision_and_the_grid_of_segments(
+    model: Any, manifest: Manifest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnx = pytest.importorskip("onnx")
+    path = model(INT8)
+    loaded = onnx.load(path)
+    precise = replace(manifest, precision="int8", label_stride=2)
+    onnx.helper.set_model_props(loaded, {METADATA_KEY: precise.to_json()})
+    onnx.save(loaded, path)
+    assert main(["inspect", str(path)]) == 0
+    assert "precision int8, segments told apart every 2 px" in plain(capsys.readouterr().out)
 
 
 @pytest.mark.usefixtures("wide", "signals_as_before", "trt")

@@ -122,12 +122,23 @@ def test_a_path_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         ({"taxonomy": None}, "fit"),
         ({"taxonomy": [{"name": "road"}]}, "category 0"),
         ({"wheels": 4}, "wheels"),
+        ({"precision": "int4"}, "precision is 'int4'; expected one of float32, fp16, int8, int8-fp16"),
+        ({"label_stride": -1}, "label_stride is -1 px"),
+        ({"label_stride": None}, "fit"),
     ],
 )
 def test_a_manifest_that_cannot_be_is_refused(path: Path, manifest: Manifest, changes: dict, text: str) -> None:
     path.write_bytes(onnx_bytes({METADATA_KEY: json.dumps({**json.loads(manifest.to_json()), **changes})}))
     with pytest.raises(ModelError, match=rf"model\.onnx: its manifest does not fit this version \(.*{text}"):
         read_manifest(path)
+
+
+def test_files_from_before_precisions_are_float32_of_unknown_stride(path: Path, manifest: Manifest) -> None:
+    values = json.loads(manifest.to_json())
+    del values["precision"], values["label_stride"]
+    path.write_bytes(onnx_bytes({METADATA_KEY: json.dumps(values)}))
+    assert read_manifest(path) == manifest
+    assert (manifest.precision, manifest.label_stride) == ("float32", 0)
 
 
 def test_a_missing_field_is_named(path: Path, manifest: Manifest) -> None:

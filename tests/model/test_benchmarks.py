@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What benchmarks count, cut, take turns at, and write down. Times themselves are no matter of tests."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    """A function that imports a module as the commands in benchmarks/ do."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module
+
+
+def picture(value: int) -> np.ndarray:
+    return np.full((4, 4, 3), value, np.uint8)
+
+
+class Recorder:
+    """A run that notes the pictures it gets and takes as many milliseconds as it is told."""
+
+    def __init__(self, *engine_ms: float, stop_at: int = -1) -> None:
+        self.pictures: list[int] = []
+        self._engine_ms, self._stop_at = engine_ms, stop_at
+
+    def __call__(self, rgb: np.ndarray) -> dict[str, float]:
+        if len(self.pictures) == self._stop_at:
+            raise KeyboardInterrupt
+        self.pictures.append(int(rgb[0, 0, 0]))
+        return {"engine": self._engine_ms[(len(self.pictures) - 1) % len(self._engine_ms)]}
+
+
+def candidates_with(bench, *runs: Recorder) -> list:
+    candidate = bench("candidates").Candidate
+    return [candidate(f"m{i}", "compact", (4, 4), "ONNX Runtime", "float32", "whole", r) for i, r in enumerate(runs)]
+
+
+def test_all_candidates_see_the_same_pictures(bench):
+    latency = bench("latency")
+    slow, fast = Recorder(4.0), Recorder(2.0)
+    times, rounds = latency.measure(candidates_with(bench, slow, fast), [picture(i) for i in range(3)], 7)
+    assert rounds == 7
+    assert slow.pictures == fast.pictures
+    assert set(slow.pictures) == {0, 1, 2}
+    assert len(slow.pictures) == latency.WARM_UP + 7
+    assert [t.of("engine", 50, 99) for t in times] == [[4.0, 4.0], [2.0, 2.0]]
+
+
+def test_ctrl_c_ends_the_rounds_and_keeps_those_that_were_done_without_warming_up(bench):
+    latency = bench("latency")
+    run = Recorder(*[100.0] * latency.WARM_UP, 1.0, 1.0, stop_at=latency.WARM_UP + 2)
+    times, rounds = latency.measure(candidates_with(bench, run), [picture(0)], 100)
+    assert rounds == 2
+    assert times[0].of("engine", 50) == [1.0]
+
+
+def test_ratios_compare_what_is_alike_but_for_one_thing(bench):
+    latency, candidates = bench("latency"), bench("candidates")
+    percentiles = bench("panoptic_depth_ros.timing").Percentiles
+    rows = []
+    for engine, precision, part, size, ms in (
+        ("PyTorch CPU", "float32", "whole", (4, 4), 30.0),
+        ("ONNX Runtime", "float32", "whole", (4, 4), 20.0),
+        ("ONNX Runtime", "float32", "maps", (4, 4), 15.0),
+        ("ONNX Runtime", "int8", "whole", (4, 4), 8.0),
+        ("ONNX Runtime", "int8", "whole", (8, 8), 1.0),  # nothing of its size to compare with
+    ):
+        times = percentiles()
+        times.add({"engine": ms})
+        rows.append((candidates.Candidate("m", "compact", size, engine, precision, part, Recorder(ms)), times))
+    table = latency.ratio_table(*zip(*rows, strict=True))
+    assert [cells[1:] for cells in table.rows] == [
+        ("ONNX Runtime float32 against PyTorch CPU float32", "1.50"),
+        ("ONNX Runtime, float32: share of what follows the maps", "25.0%"),
+        ("ONNX Runtime int8 against PyTorch CPU float32", "3.75"),
+        ("ONNX Runtime: int8 against float32", "2.50"),
+    ]
+
+
+def test_a_model_is_timed_from_picture_to_maps(bench, capsys):
+    model = str(ROOT / "model" / "compact.onnx")
+    arguments = [model, "--device", "cpu", "--threads", "1", "--frames", "2", "--camera", "640x400"]
+    assert bench("latency").main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "2 frames of each, 13 pictures 640x400, 1 threads" in printed
+    assert "compact.onnx" in printed
+    assert "arithmetic ms" in printed
+
+
+def test_a_graph_is_cut_behind_the_last_convolution_of_every_branch(bench):
+    kernel = np.random.default_rng(0).normal(size=(2, 2, 1, 1)).astype(np.float32)
+    node, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            [
+                node("Cast", ["image"], ["x"], to=onnx.TensorProto.FLOAT),
+                node("Conv", ["x", "kernel"], ["trunk"]),
+                node("Relu", ["trunk"], ["features"]),
+                node("Conv", ["features", "kernel"], ["left"]),
+                node("Conv", ["features", "kernel"], ["right"]),
+                node("Add", ["left", "right"], ["sum"]),
+                node("Sigmoid", ["sum"], ["answer"]),
+            ],
+            "two heads",
+            [value("image", onnx.TensorProto.UINT8, [1, 2, 3, 3])],
+            [value("answer", onnx.TensorProto.FLOAT, [1, 2, 3, 3])],
+            [onnx.numpy_helper.from_array(kernel, "kernel")],
+        ),
+        opset_imports=[onnx.helper.make_opsetid("", 18)],
+        ir_version=10,
+    )
+    cut = bench("dense_maps").cut_at_maps(model)
+    assert [output.name for output in cut.graph.output] == ["left", "right"]
+    assert {n.op_type for n in cut.graph.node} == {"Cast", "Conv", "Relu"}
+    image = np.arange(18, dtype=np.uint8).reshape(1, 2, 3, 3)
+    features = np.maximum(np.einsum("oi,bihw->bohw", kernel[..., 0, 0], image.astype(np.float32)), 0)
+    session = onnxruntime.InferenceSession(cut.SerializeToString(), providers=["CPUExecutionProvider"])
+    for output in session.run(None, {"image": image}):
+        np.testing.assert_allclose(output, np.einsum("oi,bihw->bohw", kernel[..., 0, 0], features), rtol=1e-5)
+
+
+class ConvolutionAndProduct(nn.Module):
+    """3 to 8 channels by a 3x3 convolution; then the channels' products with each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 8, 3, padding=1)
+
+    def infer(self, image: torch.Tensor) -> torch.Tensor:
+        flat = self.convolution(image).relu().flatten(2)
+        return flat @ flat.mT
+
+
+def test_arithmetic_and_traffic_are_those_of_convolutions_and_products(bench):
+    arithmetic = bench("arithmetic")
+    network = ConvolutionAndProduct().to("meta")
+    pixels = 16 * 32
+    macs = arithmetic.multiply_accumulates(network, 16, 32)["Global"]
+    assert macs * 1e9 == pytest.approx(pixels * 8 * 3 * 9 + 8 * 8 * pixels)
+    convolution = 3 * pixels + (8 * 3 * 9 + 8) + 8 * pixels
+    product = 2 * 8 * pixels + 8 * 8
+    assert arithmetic.traffic(network, 16, 32) == convolution + product
+
+
+def test_results_of_one_day_and_device_are_sections_of_one_file(bench, monkeypatch, tmp_path):
+    reporting = bench("reporting")
+    monkeypatch.setattr(reporting, "RESULTS", tmp_path / "results")
+    machine = reporting.Machine("Some CPU", 2, 16.0, "", "Linux", ("numpy 2",), "abc", 0.5)
+    figures = reporting.Figures("title", ("a", "b"), [("1", "x|y")], ("note",))
+    path = reporting.save("NVIDIA H200 (SXM)", machine, [figures])
+    assert path == reporting.save("NVIDIA H200 (SXM)", machine, [figures])
+    assert path.name.startswith("nvidia-h200-sxm_")
+    text = path.read_text()
+    assert text.count("# NVIDIA H200 (SXM)\n") == 1
+    assert text.count("| a | b |\n| --- | --- |\n| 1 | x\\|y |\n\nnote") == 2
+    assert "- commit: abc" in text
+
+
+class Answering:
+    """An engine that always says the same."""
+
+    def __init__(self, outputs: dict[str, np.ndarray]) -> None:
+        self._outputs = outputs
+
+    def infer(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        return self._outputs
+
+    def close(self) -> None:
+        pass
+
+
+def half_and_half(border: int) -> dict[str, np.ndarray]:
+    """Two segments on either side of a column of 100."""
+    ids = np.ones((1, 10, 100), np.uint8)
+    ids[..., border:] = 2
+    areas = np.array([[10 * border, 1000 - 10 * border]], np.int32)
+    return {
+        "segment_ids": ids,
+        "depth": np.full(ids.shape, 5.0, np.float32),
+        "segment_category": np.array([[3, 4]], np.int32),
+        "segment_score": np.ones((1, 2), np.float32),
+        "segment_area": areas,
+        "segment_depth": np.full((1, 2), 5.0, np.float32),
+    }
+
+
+def test_an_engine_that_answers_otherwise_is_marked_unless_nobody_trained_the_network(bench):
+    pytest.importorskip("open3d")
+    acceptance = bench("acceptance")
+    images = np.zeros((1, 1, 10, 100, 3), np.uint8)
+
+    def mark(border: int, precision: str, is_trained: bool) -> str:
+        subject = acceptance.Subject("compact", Path("w.pt"), is_trained, images, [half_and_half(50)])
+        return acceptance.agreement(lambda _: Answering(half_and_half(border)), Path("m"), subject, precision)
+
+    assert mark(50, "float32", True) == "100.00%, 0.0e+00, 0.0e+00"
+    assert mark(60, "float32", False).endswith("!")
+    assert mark(60, "fp16", True).endswith("!")
+    assert not mark(60, "fp16", False).endswith("!")
+    nothing = {name: np.zeros_like(values) for name, values in half_and_half(50).items()}
+    subject = acceptance.Subject("compact", Path("w.pt"), True, images, [nothing])
+    assert acceptance.agreement(lambda _: Answering(nothing), Path("m"), subject, "float32").endswith("!")
