@@ -37,7 +37,6 @@ INTERRUPTED = 130  # the exit status that shells give a program that Ctrl-C ende
 
 Report = Callable[[str], None]
 
-
 _CALIBRATE = "Calibrate on more pictures, of where the model will drive; or take fp16"
 REMEDIES = {
     "float32": "Check the versions of torch and onnxscript",
