@@ -37,10 +37,10 @@ from panoptic_depth_ros.engines.tensorrt_build import BuildOptions, build, impor
 from panoptic_depth_ros.manifest import PRECISIONS
 from panoptic_depth_ros.preprocess import fit
 from panoptic_depth_training.datasets.cityscapes import CITYSCAPES
-from panoptic_depth_training.export import export
-from panoptic_depth_training.export_options import ExportOptions
+from panoptic_depth_training.export.file import export
+from panoptic_depth_training.export.options import ExportOptions
+from panoptic_depth_training.export.pictures import open_pictures
 from panoptic_depth_training.facts import ModelFacts
-from panoptic_depth_training.pictures import open_pictures
 from panoptic_depth_training.torch_engine import engine_for
 
 PRESETS = ("compact", "vehicle", "paper")

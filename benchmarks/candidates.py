@@ -33,6 +33,8 @@ PRESET_SIZE = (512, 1024)
 FOCAL_LENGTH = 1.1  # of the input's width; Cityscapes' cameras have about this
 WHOLE, MAPS = "whole", "maps"
 Run = Callable[[np.ndarray], dict[str, float]]  # a picture [H, W, 3] uint8 -> milliseconds by stage
+GPU_STAGES = ("upload", "GPU", "download")  # by the GPU's own clock: GPU is computation alone
+GpuClock = Callable[[], dict[str, float]]  # milliseconds of the last frame, of as many of them as an engine tells
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def _of_exported(path: Path, setting: Setting) -> list[Attempt]:
 
             def whole(device: str = device, precision: str = precision, form: str = form) -> Candidate:
                 engine = open_engine(path, device, setting.threads, precision, report=print)
-                run = timed(engine, setting.camera)
+                run = timed(engine, setting.camera, gpu_clock(engine))
                 return _candidate(path.name, engine.manifest, DEVICES[device], form, WHOLE, run)
 
             found.append(Attempt(path.name, DEVICES[device], WHOLE, whole))
@@ -163,7 +165,7 @@ def _in_pytorch(model: str, setting: Setting, device: str, options: TorchOptions
 
         run = fitted(torch_maps(network, options), engine.manifest)
     else:
-        run = timed(engine, setting.camera, (lambda: engine.gpu_ms) if device == "cuda" else None)
+        run = timed(engine, setting.camera, (lambda: {"GPU": engine.gpu_ms}) if device == "cuda" else None)
     return _candidate(Path(model).name, engine.manifest, name, precision, part, run)
 
 
@@ -192,8 +194,22 @@ def _candidate(model: str, manifest: Manifest, engine: str, precision: str, part
     return Candidate(model, manifest.preset, (manifest.height, manifest.width), engine, precision, part, run)
 
 
-def timed(engine: Engine, camera: PinholeCamera, gpu_ms: Callable[[], float] | None = None) -> Run:
-    """A frame from a picture to maps of the camera's size; `gpu_ms` is the last call's time by the GPU's clock."""
+def gpu_clock(engine: Engine) -> GpuClock | None:
+    """What reads the GPU's clock for an exported model; None for engines that do not tell it, which is all but one."""
+    from panoptic_depth_ros.engines.tensorrt import TensorRtEngine
+
+    if not isinstance(engine, TensorRtEngine):
+        return None
+
+    def read() -> dict[str, float]:
+        ms = engine.gpu_stages_ms
+        return {"upload": ms["upload"], "GPU": ms["compute"], "download": ms["download"]}
+
+    return read
+
+
+def timed(engine: Engine, camera: PinholeCamera, clock: GpuClock | None = None) -> Run:
+    """A frame from a picture to maps of the camera's size; a GPU's clock is read when the frame has ended."""
     pipeline = Pipeline(engine)
     categories = np.empty((camera.height, camera.width), np.uint8)
     panoptic = np.empty((camera.height, camera.width), np.uint16)
@@ -207,7 +223,7 @@ def timed(engine: Engine, camera: PinholeCamera, gpu_ms: Callable[[], float] | N
                 maps.category_ids(categories)
                 maps.panoptic_ids(panoptic)
                 _ = maps.depth
-        return stopwatch.laps_ms if gpu_ms is None else {**stopwatch.laps_ms, "GPU": gpu_ms()}
+        return stopwatch.laps_ms if clock is None else {**stopwatch.laps_ms, **clock()}
 
     return run
 

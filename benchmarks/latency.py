@@ -10,9 +10,10 @@ depends on none. Every frame is another picture of a camera's size, and engines 
 that whatever else the machine does hits all of them.
 
 Stages: preprocess fits the picture into the network's input; engine, in which segments are merged, too; prediction is
-the segment table and metric depth; maps are category, panoptic id and depth at the camera's size. Where PyTorch runs on
-a GPU, whose own clock is read as well, float32 convolutions are TF32. --cut times networks without choosing and merging
-segments, too. What ROS messages cost, benchmarks/messages.py says.
+the segment table and metric depth; maps are category, panoptic id and depth at the camera's size. PyTorch on a GPU and
+TensorRT tell times by the GPU's own clock as well: GPU is computation alone, and TensorRT's upload and download are the
+copies before and behind it; all are part of engine. PyTorch's float32 convolutions are TF32 there. --cut times networks
+without choosing and merging segments, too. What ROS messages cost, benchmarks/messages.py says.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from candidates import DEVICES, MAPS, WHOLE, Candidate, Setting, attempts
+from candidates import DEVICES, GPU_STAGES, MAPS, WHOLE, Candidate, Setting, attempts
 from reporting import Figures, Machine, save, this_machine
 from rich.console import Console
 from rich.progress import Progress
@@ -46,7 +47,7 @@ FILE_WIDTH = 180  # characters, where output is no terminal
 def pictures(source: str, height: int, width: int) -> list[np.ndarray]:
     """Different images [height, width, 3] uint8: of any source, or of the drive that comes along."""
     if source:
-        from panoptic_depth_training.pictures import open_pictures
+        from panoptic_depth_training.export.pictures import open_pictures
 
         found = [picture.rgb for picture in open_pictures(source, PICTURES)]
     else:
@@ -93,15 +94,15 @@ def measure(
 def latency_table(candidates: Sequence[Candidate], times: Sequence[Percentiles], title: str) -> Figures:
     """One row for each candidate; how much faster its engine is than the first one's."""
     first_ms = times[0].of("engine", 50)[0]
-    has_gpu = any("GPU" in t.names for t in times)
+    on_gpu = [stage for stage in GPU_STAGES if any(stage in t.names for t in times)]
     rows = []
     for c, t in zip(candidates, times, strict=True):
         cells = [" ".join(f"{ms:.1f}" for ms in t.of(s, 50, 95, 99)) if s in t.names else "" for s in STAGES]
-        gpu = [" ".join(f"{ms:.2f}" for ms in t.of("GPU", 50, 99)) if "GPU" in t.names else ""] if has_gpu else []
+        gpu = [" ".join(f"{ms:.2f}" for ms in t.of(s, 50, 99)) if s in t.names else "" for s in on_gpu]
         name = f"{c.engine}{', maps alone' if c.part == MAPS else ''}"
         ratio = f"{first_ms / t.of('engine', 50)[0]:.2f}"
         rows.append((c.model, f"{c.size[0]}x{c.size[1]}", name, c.precision, *cells, *gpu, ratio))
-    header = ("model", "input", "engine", "precision", *STAGES, *(["GPU p50 p99"] if has_gpu else []), "speed")
+    header = ("model", "input", "engine", "precision", *STAGES, *(f"{s} p50 p99" for s in on_gpu), "speed")
     return Figures(title, header, rows, ("ms: p50 p95 p99; speed: of the engine, in that of the first row",))
 
 

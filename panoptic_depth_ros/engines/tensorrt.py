@@ -99,6 +99,16 @@ class TensorRtEngine:
     def description(self) -> str:
         return self._description
 
+    @property
+    def gpu_stages_ms(self) -> dict[str, float]:
+        """Milliseconds of the last answer's upload, compute and download by the GPU's clock.
+
+        Empty before the first answer and after a frame that failed. Where the host was slow to hand over work, the gap
+        is part of the stage, and where copies share a way with others, so is that. Raises EngineError where the GPU
+        is lost.
+        """
+        return self._runner.gpu_stages_ms
+
     def infer(self, images: np.ndarray) -> dict[str, np.ndarray]:
         return self._runner.infer(images)
 

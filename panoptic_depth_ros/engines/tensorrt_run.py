@@ -11,6 +11,10 @@ events, so that one frame uploads and the one before it downloads while a third 
 There is one execution context, hence one frame computes at a time. Its kernels are launched as a CUDA graph per slot
 where they can be captured, one by one where not.
 
+Each of the three lies between two events of its own stream, the first behind whatever it waits for, so that the GPU's
+clock tells how long it took, also beside other frames. That takes three more records a frame and no wait; nothing is
+read from the clock unless somebody asks.
+
 B, h, w: batch and size of the input. Not yet run on a GPU; see `panoptic_depth_ros.engines.cuda`.
 """
 
@@ -45,9 +49,12 @@ class _Slot:
     device_images: int
     device_outputs: int
     addresses: dict[str, int]
+    uploading: Any  # events, in the order of a frame
     uploaded: Any
+    computing: Any
     computed: Any
-    done: Any
+    downloading: Any
+    downloaded: Any
     graph: Any = None
     is_busy: bool = False
 
@@ -61,6 +68,7 @@ class PlanRunner:
         self._owned = ExitStack()
         self._log = make_log(trt)
         self._next = 0
+        self._answered: _Slot | None = None  # its events are those of the last answer
         self._streams: list[Any] = []
         try:
             self._engine, self._context = self._open(plan)
@@ -87,6 +95,19 @@ class PlanRunner:
         if before is not None:
             yield self._fetch(before)
 
+    @property
+    def gpu_stages_ms(self) -> dict[str, float]:
+        """Milliseconds of the last answer's upload, compute and download by the GPU's clock; see `TensorRtEngine`."""
+        slot = self._answered
+        if slot is None:
+            return {}
+        stages = {
+            "upload": (slot.uploading, slot.uploaded),
+            "compute": (slot.computing, slot.computed),
+            "download": (slot.downloading, slot.downloaded),
+        }
+        return {stage: self._cuda.elapsed_ms(*events) for stage, events in stages.items()}
+
     def layers(self) -> dict[str, int]:
         """How many layers of which kind the optimized engine has; empty where TensorRT does not tell."""
         inspector = self._engine.create_engine_inspector()
@@ -103,7 +124,7 @@ class PlanRunner:
                 self._cuda.join_stream(stream)
         self._owned.close()
         self._slots = []
-        self._context = self._engine = None
+        self._answered = self._context = self._engine = None
 
     # ---- set-up ----
 
@@ -140,7 +161,7 @@ class PlanRunner:
             for name, (at, dtype, shape) in layout.items()
         }
         addresses = {name: device_outputs + at for name, (at, _, _) in layout.items()}
-        events = (self._own(cuda.event(), cuda.destroy_event) for _ in range(3))
+        events = (self._own(cuda.event(), cuda.destroy_event) for _ in range(6))
         return _Slot(
             images, outputs, downloads, device_images, device_outputs, {INPUT: device_images, **addresses}, *events
         )
@@ -187,19 +208,24 @@ class PlanRunner:
         if images.shape != slot.images.shape or images.dtype != np.uint8:
             expected = list(slot.images.shape)
             raise ValueError(f"images are {images.dtype} {list(images.shape)}; the engine takes uint8 {expected}")
+        self._answered = None
         cuda = self._cuda
         np.copyto(slot.images, images)
+        cuda.record(slot.uploading, self._upload)
         cuda.upload(slot.device_images, slot.images, self._upload)
         cuda.record(slot.uploaded, self._upload)
         cuda.wait(self._compute, slot.uploaded)
+        # These records stay out of the graph: of an event that a capture holds CUDA tells no time.
+        cuda.record(slot.computing, self._compute)
         if slot.graph is None:
             self._enqueue(slot)
         else:
             cuda.launch(slot.graph, self._compute)
         cuda.record(slot.computed, self._compute)
         cuda.wait(self._download, slot.computed)
+        cuda.record(slot.downloading, self._download)
         cuda.download(slot.downloads, slot.device_outputs, self._download)
-        cuda.record(slot.done, self._download)
+        cuda.record(slot.downloaded, self._download)
         slot.is_busy = True
         self._next = (self._next + 1) % _SLOTS
         return slot
@@ -207,7 +233,8 @@ class PlanRunner:
     def _fetch(self, slot: _Slot) -> dict[str, np.ndarray]:
         """Wait for a frame; its slot is free again, its outputs stay until the slot's next download."""
         slot.is_busy = False
-        self._cuda.join(slot.done)
+        self._cuda.join(slot.downloaded)
+        self._answered = slot
         return dict(slot.outputs)
 
     def _enqueue(self, slot: _Slot) -> None:

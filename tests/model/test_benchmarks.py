@@ -11,8 +11,12 @@ import pytest
 import torch
 from torch import nn
 
+from panoptic_depth_ros.camera import PinholeCamera
+from panoptic_depth_ros.manifest import OUTPUT_TYPES, OUTPUTS, Manifest, read_manifest
+
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
+from panoptic_depth_ros.engines.tensorrt import TensorRtEngine  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -87,6 +91,62 @@ def test_ratios_compare_what_is_alike_but_for_one_thing(bench):
         ("ONNX Runtime int8 against PyTorch CPU float32", "3.75"),
         ("ONNX Runtime: int8 against float32", "2.50"),
     ]
+
+
+def test_the_gpus_own_times_have_columns_where_an_engine_tells_them(bench):
+    latency, candidates = bench("latency"), bench("candidates")
+    percentiles = bench("panoptic_depth_ros.timing").Percentiles
+
+    def table(*rows: tuple[str, dict[str, float]]):
+        entries = []
+        for engine, laps in rows:
+            times = percentiles()
+            times.add(laps)
+            entries.append((candidates.Candidate("m", "compact", (4, 4), engine, "fp16", "whole", Recorder()), times))
+        figures = latency.latency_table(*zip(*entries, strict=True), "title")
+        named = [dict(zip(figures.header, cells, strict=True)) for cells in figures.rows]
+        return [{name: text for name, text in row.items() if name.endswith(" p50 p99")} for row in named]
+
+    cpu = ("ONNX Runtime", {"engine": 20.0})
+    torch_gpu = ("PyTorch CUDA", {"engine": 6.0, "GPU": 5.0})
+    tensorrt = ("TensorRT", {"engine": 4.0, "upload": 0.25, "GPU": 3.0, "download": 0.5})
+    assert table(cpu) == [{}]
+    assert table(cpu, torch_gpu) == [{"GPU p50 p99": ""}, {"GPU p50 p99": "5.00 5.00"}]
+    assert table(torch_gpu, tensorrt) == [
+        {"upload p50 p99": "", "GPU p50 p99": "5.00 5.00", "download p50 p99": ""},
+        {"upload p50 p99": "0.25 0.25", "GPU p50 p99": "3.00 3.00", "download p50 p99": "0.50 0.50"},
+    ]
+
+
+class ClockedEngine(TensorRtEngine):
+    """TensorRT without a GPU: it finds no segment in any image, and its clock tells a new time with each."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._manifest, self._frames = manifest, 0
+
+    @property
+    def gpu_stages_ms(self) -> dict[str, float]:
+        return {"upload": self._frames + 0.25, "compute": self._frames + 0.5, "download": self._frames + 0.75}
+
+    def infer(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        self._frames += 1
+        shapes = {name: images.shape[:3] if name in ("segment_ids", "depth") else (1, 2) for name in OUTPUTS}
+        return {name: np.zeros(shape, OUTPUT_TYPES[name]) for name, shape in shapes.items()}
+
+
+def test_of_exported_models_tensorrt_alone_tells_the_gpus_own_times(bench, monkeypatch):
+    candidates = bench("candidates")
+    path = ROOT / "model" / "compact.onnx"
+    engine = ClockedEngine(read_manifest(path))
+    monkeypatch.setattr(candidates, "open_engine", lambda path, device, *_, **__: engine)
+    camera = PinholeCamera(100, 200, 160.0, 160.0, 100.0, 50.0)
+    [attempt] = candidates.attempts(str(path), candidates.Setting(camera, ("tensorrt",)))
+    candidate = attempt.open()
+    for frame in (1, 2):
+        laps = candidate.run(np.zeros((100, 200, 3), np.uint8))
+        assert set(laps) == {"preprocess", "engine", "prediction", "maps", "frame", "upload", "GPU", "download"}
+        assert (laps["upload"], laps["GPU"], laps["download"]) == (frame + 0.25, frame + 0.5, frame + 0.75)
+    assert candidates.gpu_clock(Answering({})) is None
 
 
 def test_a_model_is_timed_from_picture_to_maps(bench, capsys):

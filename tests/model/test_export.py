@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import copy
+import runpy
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +23,7 @@ from panoptic_depth_model.weights import digest, save_weights
 from panoptic_depth_ros.engines import parity
 from panoptic_depth_ros.manifest import INPUT, OUTPUTS, PRECISIONS, read_manifest
 from panoptic_depth_ros.taxonomy import Category, Taxonomy
-from panoptic_depth_training import agreement, exported_graph
+from panoptic_depth_training.export import agreement
 from panoptic_depth_training.facts import ModelFacts
 
 onnx = pytest.importorskip("onnx")
@@ -29,9 +31,11 @@ pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 from panoptic_depth_ros.engines.onnxruntime import open_session  # noqa: E402
-from panoptic_depth_training import export as exporting  # noqa: E402
-from panoptic_depth_training.export_options import ExportOptions  # noqa: E402
-from panoptic_depth_training.quantization import COORDINATES, split_coordinates  # noqa: E402
+from panoptic_depth_training.export import file as exporting  # noqa: E402
+from panoptic_depth_training.export import graph as exported_graph  # noqa: E402
+from panoptic_depth_training.export.command import INTERRUPTED, main  # noqa: E402
+from panoptic_depth_training.export.options import ExportOptions  # noqa: E402
+from panoptic_depth_training.export.quantization import COORDINATES, split_coordinates  # noqa: E402
 
 BATCH, HEIGHT, WIDTH = 2, 64, 128
 INT8 = [precision for precision in PRECISIONS if precision.startswith("int8")]
@@ -488,7 +492,7 @@ def signals_as_before():
 def test_the_command_prints_the_comparison_and_the_file(tmp_path, weights, folder, capsys):
     path = tmp_path / "model.onnx"
     command = [str(weights), str(path), "--height", str(HEIGHT), "--width", str(WIDTH), "--batch", str(BATCH)]
-    assert exporting.main([*command, "--images", str(folder)]) == 0
+    assert main([*command, "--images", str(folder)]) == 0
     out = capsys.readouterr().out
     assert "ONNX Runtime, float32, stride 2" in out
     assert f"{path}: {path.stat().st_size / 1e6:.1f} MB, {HEIGHT}x{WIDTH}, float32" in out
@@ -502,7 +506,7 @@ def test_an_interrupt_leaves_nothing_behind(tmp_path, weights, folder, capsys, m
     monkeypatch.setattr(exporting, "compare", interrupted)
     path = tmp_path / "model.onnx"
     command = [str(weights), str(path), "--height", str(HEIGHT), "--width", str(WIDTH), "--batch", str(BATCH)]
-    assert exporting.main([*command, "--images", str(folder)]) == exporting.INTERRUPTED
+    assert main([*command, "--images", str(folder)]) == INTERRUPTED
     assert capsys.readouterr().err.endswith(f"export: stopped; {path} was not written\n")
     assert list(tmp_path.iterdir()) == []
 
@@ -510,8 +514,16 @@ def test_an_interrupt_leaves_nothing_behind(tmp_path, weights, folder, capsys, m
 @pytest.mark.usefixtures("signals_as_before")
 def test_the_command_says_what_is_wrong_in_a_sentence(tmp_path, weights, capsys):
     command = [str(weights), str(tmp_path / "m.onnx"), "--height", "64", "--width", "128", "--precision", "int8"]
-    assert exporting.main(command) == 1
+    assert main(command) == 1
     assert capsys.readouterr().err.startswith("export: precision int8 needs pictures")
+
+
+def test_the_package_is_the_command(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["__main__.py", "--help"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("panoptic_depth_training.export", run_name="__main__")
+    assert end.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: python -m panoptic_depth_training.export ")
 
 
 # Output stride and portable operators

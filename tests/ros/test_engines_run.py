@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Running a TensorRT plan on a simulated GPU whose streams advance at random: only events keep their order, as on a
-real one. What a real GPU computes, and how fast, this does not show.
+real one. Its clock knows how long each piece of work takes. What a real GPU computes, and how fast, this does not show.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import enum
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -26,16 +27,24 @@ SHAPES = {INPUT: (1, H, W, 3), **{name: (1, H, W) if name in OUTPUTS[:2] else (1
 
 class CudaError(enum.IntEnum):
     cudaSuccess = 0
+    cudaErrorInvalidValue = 1
     cudaErrorMemoryAllocation = 2
     cudaErrorInsufficientDriver = 35
     cudaErrorNoDevice = 100
+    cudaErrorInvalidResourceHandle = 400
+    cudaErrorNotReady = 600
     cudaErrorLaunchFailure = 719
     cudaErrorStreamCaptureUnsupported = 900
 
 
+UPLOAD_MS, READ_MS, WRITE_MS, DOWNLOAD_MS = 3.0, 5.0, 2.5, 1.25  # what work takes on the simulated GPU
+STAGES_MS = {"upload": UPLOAD_MS, "compute": READ_MS + WRITE_MS, "download": DOWNLOAD_MS}
+
+
 class SimulatedRuntime:
     """The part of cuda.bindings.runtime that `Cuda` uses. Work waits in its stream until the host waits for something;
-    then streams advance in a random order, as far as events let them.
+    then streams advance in a random order, as far as events let them. Each stream has its own time, which only waiting
+    for an event moves to another's: as on a GPU that has room for all that may happen at once.
     """
 
     cudaError_t = CudaError
@@ -48,7 +57,13 @@ class SimulatedRuntime:
         self.memory: dict[int, Any] = {}
         self.pinned: dict[int, Any] = {}
         self.streams: dict[int, list[Any]] = {}
-        self.events: dict[int, list[bool]] = {}  # whether each record so far has been reached
+        self.clocks_ms: dict[int, float] = {}  # how far each stream is
+        self.host_ms = 0.0  # until when the host has waited
+        self.download_ms = DOWNLOAD_MS
+        self.events: dict[int, list[float | None]] = {}  # when each record so far was reached, if it was
+        self.untimed: set[int] = set()  # events made without a clock
+        self.captured: set[int] = set()  # events that a graph has instead of a stream
+        self.calls: list[str] = []
         self.graphs: dict[int, list[Any]] = {}
         self.capturing: dict[int, list[Any]] = {}
         self.handle = 1000
@@ -61,19 +76,22 @@ class SimulatedRuntime:
         return CudaError.cudaSuccess, self.handle
 
     def _result(self, function: str, *values: Any) -> tuple[Any, ...]:
+        self.calls.append(function)
         error = self.fail.get(function, CudaError.cudaSuccess)
         return (error, *([None] * len(values) if error else values))
 
-    def put(self, stream: int, work: Callable[[], bool]) -> None:
-        """Queue work that returns whether it is done, or must be tried again later."""
-        (self.capturing if stream in self.capturing else self.streams)[stream].append(work)
+    def put(self, stream: int, work: Callable[[], bool], ms: float = 0.0) -> None:
+        """Queue work that returns whether it is done, or must be tried again later, and what time it takes."""
+        (self.capturing if stream in self.capturing else self.streams)[stream].append((work, ms, self.host_ms))
 
     def run_until(self, is_done: Callable[[], bool]) -> None:
         while not is_done():
-            runnable = [stream for stream, work in self.streams.items() if work]
-            stream = self.streams[int(self.random.choice(runnable))]
-            if stream[0]():
-                stream.pop(0)
+            stream = int(self.random.choice([stream for stream, work in self.streams.items() if work]))
+            work, ms, queued_ms = self.streams[stream][0]
+            self.clocks_ms[stream] = max(self.clocks_ms[stream], queued_ms)
+            if work():
+                self.clocks_ms[stream] += ms
+                self.streams[stream].pop(0)
 
     def cudaMalloc(self, size: int) -> tuple[Any, ...]:
         buffer = (ctypes.c_uint8 * size)(*self.random.integers(0, 256, size).tolist())
@@ -97,22 +115,30 @@ class SimulatedRuntime:
     def cudaMemcpyAsync(self, to: int, source: int, size: int, kind: int, stream: int) -> tuple[Any, ...]:
         device = to if kind == 1 else source
         assert any(at <= device and device + size <= at + len(buffer) for at, buffer in self.memory.items())
-        self.put(stream, lambda: bool(ctypes.memmove(to, source, size)))
+        self.put(stream, lambda: bool(ctypes.memmove(to, source, size)), UPLOAD_MS if kind == 1 else self.download_ms)
         return self._result("cudaMemcpyAsync")
 
     def cudaStreamCreateWithFlags(self, flags: int) -> tuple[Any, ...]:
-        return self._new(self.streams, [])
+        error, stream = self._new(self.streams, [])
+        self.clocks_ms[stream] = 0.0
+        return error, stream
 
     def cudaEventCreateWithFlags(self, flags: int) -> tuple[Any, ...]:
-        return self._new(self.events, [])
+        self.calls.append("cudaEventCreateWithFlags")
+        error, event = self._new(self.events, [])
+        if flags & self.cudaEventDisableTiming:
+            self.untimed.add(event)
+        return error, event
 
     def cudaEventRecord(self, event: int, stream: int) -> tuple[Any, ...]:
         reached = self.events[event]
         at = len(reached)
-        reached.append(False)
+        reached.append(None)
+        if stream in self.capturing:
+            self.captured.add(event)
 
         def reach() -> bool:
-            reached[at] = True
+            reached[at] = self.clocks_ms[stream]
             return True
 
         self.put(stream, reach)
@@ -120,15 +146,40 @@ class SimulatedRuntime:
 
     def cudaStreamWaitEvent(self, stream: int, event: int, flags: int) -> tuple[Any, ...]:
         reached, at = self.events[event], len(self.events[event]) - 1
-        self.put(stream, lambda: at < 0 or reached[at])
+
+        def follow() -> bool:
+            ended_ms = reached[at] if at >= 0 else 0.0
+            self.clocks_ms[stream] = max(self.clocks_ms[stream], ended_ms or 0.0)
+            return ended_ms is not None
+
+        self.put(stream, follow)
         return self._result("cudaStreamWaitEvent")
 
     def cudaEventSynchronize(self, event: int) -> tuple[Any, ...]:
-        self.run_until(lambda: not self.events[event] or self.events[event][-1])
+        self.run_until(lambda: not self.events[event] or self.events[event][-1] is not None)
+        if self.events[event]:
+            self.host_ms = max(self.host_ms, self.events[event][-1])
         return self._result("cudaEventSynchronize")
+
+    def cudaEventElapsedTime(self, start: int, end: int) -> tuple[Any, ...]:
+        error = self.fail.get("cudaEventElapsedTime") or self._untellable(self.events[start], self.events[end])
+        if {start, end} & self.untimed:
+            error = CudaError.cudaErrorInvalidResourceHandle
+        elif {start, end} & self.captured:
+            error = CudaError.cudaErrorInvalidValue
+        self.calls.append("cudaEventElapsedTime")
+        return (error, None) if error else (CudaError.cudaSuccess, self.events[end][-1] - self.events[start][-1])
+
+    @staticmethod
+    def _untellable(*records: list[float | None]) -> CudaError:
+        """Why there is no time between the last records of events, if there is none."""
+        if not all(records):
+            return CudaError.cudaErrorInvalidResourceHandle
+        return CudaError.cudaErrorNotReady if None in [record[-1] for record in records] else CudaError.cudaSuccess
 
     def cudaStreamSynchronize(self, stream: int) -> tuple[Any, ...]:
         self.run_until(lambda: not self.streams[stream])
+        self.host_ms = max(self.host_ms, self.clocks_ms[stream])
         return self._result("cudaStreamSynchronize")
 
     def cudaStreamBeginCapture(self, stream: int, mode: int) -> tuple[Any, ...]:
@@ -149,8 +200,8 @@ class SimulatedRuntime:
 
     def cudaGraphLaunch(self, graph: int, stream: int) -> tuple[Any, ...]:
         self.launches += 1
-        for work in self.graphs[graph]:
-            self.put(stream, work)
+        for work, ms, _ in self.graphs[graph]:
+            self.put(stream, work, ms)
         return self._result("cudaGraphLaunch")
 
     def cudaStreamDestroy(self, stream: int) -> tuple[Any, ...]:
@@ -220,8 +271,8 @@ class SimulatedContext:
                 array_at(addresses[name], name, OUTPUT_TYPES[name])[:] = values
             return True
 
-        self.runtime.put(stream, read)
-        self.runtime.put(stream, write)
+        self.runtime.put(stream, read, READ_MS)
+        self.runtime.put(stream, write, WRITE_MS)
         return True
 
 
@@ -321,6 +372,82 @@ def test_frames_under_way_together_do_not_mix(runtime: SimulatedRuntime) -> None
     answers = runner.infer_each(iter(batches))
     for images, outputs in zip(batches, answers, strict=True):
         assert_same(outputs, images)
+
+
+# ---- the GPU's clock ----
+
+
+@pytest.mark.parametrize("captures", [True, False])
+def test_the_gpus_clock_tells_how_long_a_frame_uploads_computes_and_downloads(
+    runtime: SimulatedRuntime, captures: bool
+) -> None:
+    trt = SimulatedTensorRt(runtime)
+    trt.context.is_stream_capturable = lambda stream: captures  # type: ignore[attr-defined]
+    runner = PlanRunner(trt, Cuda(runtime), b"plan", lambda text: None)
+    assert runner.uses_graph == captures
+    for images in pictures(5):
+        runner.infer(images)
+        assert runner.gpu_stages_ms == STAGES_MS
+
+
+def test_a_stages_time_is_its_own_also_where_it_waits_for_other_frames(runtime: SimulatedRuntime) -> None:
+    runner, _ = make_runner(runtime)
+    began_ms = runtime.host_ms
+    for _ in runner.infer_each(pictures(9)):
+        assert runner.gpu_stages_ms == STAGES_MS
+    # All uploads but the first and all downloads but the last happen beside computation.
+    assert runtime.host_ms - began_ms == UPLOAD_MS + 9 * STAGES_MS["compute"] + DOWNLOAD_MS
+
+
+def test_a_download_does_not_count_its_waiting_for_the_one_before(runtime: SimulatedRuntime) -> None:
+    runtime.download_ms = 4 * STAGES_MS["compute"]
+    runner, _ = make_runner(runtime)
+    for _ in runner.infer_each(pictures(5)):
+        assert runner.gpu_stages_ms == {**STAGES_MS, "download": runtime.download_ms}
+
+
+def test_a_frame_waits_once_makes_no_event_and_reads_no_clock_unless_asked(one_runtime: SimulatedRuntime) -> None:
+    runner, _ = make_runner(one_runtime)
+    (images,) = pictures(1)
+    del one_runtime.calls[:]
+    runner.infer(images)
+    calls = Counter(one_runtime.calls)
+    assert [calls[name] for name in ("cudaEventSynchronize", "cudaStreamSynchronize")] == [1, 0]
+    assert set(calls) == {
+        *("cudaEventRecord", "cudaStreamWaitEvent", "cudaEventSynchronize"),
+        *("cudaMemcpyAsync", "cudaGraphLaunch"),
+    }
+    del one_runtime.calls[:]
+    assert runner.gpu_stages_ms
+    assert one_runtime.calls == ["cudaEventElapsedTime"] * len(STAGES_MS)
+
+
+def test_there_are_no_times_without_an_answer_that_they_are_of(one_runtime: SimulatedRuntime) -> None:
+    runner, _ = make_runner(one_runtime)
+    (images,) = pictures(1)
+    assert runner.gpu_stages_ms == {}
+    runner.infer(images)
+    one_runtime.fail["cudaGraphLaunch"] = CudaError.cudaErrorInvalidValue
+    with pytest.raises(EngineError, match=r"CUDA failed \(cudaErrorInvalidValue: the text\)"):
+        runner.infer(images)
+    assert runner.gpu_stages_ms == {}
+    one_runtime.fail.clear()
+    runner.infer(images)
+    assert runner.gpu_stages_ms == STAGES_MS
+    runner.close()
+    assert runner.gpu_stages_ms == {}
+
+
+def test_a_clock_that_cannot_be_read_is_an_error_as_any_other_call(one_runtime: SimulatedRuntime) -> None:
+    runner, _ = make_runner(one_runtime)
+    (images,) = pictures(1)
+    runner.infer(images)
+    one_runtime.fail["cudaEventElapsedTime"] = CudaError.cudaErrorLaunchFailure
+    with pytest.raises(DeviceLostError, match=r"the GPU stopped working \(cudaErrorLaunchFailure: the text\)"):
+        _ = runner.gpu_stages_ms
+
+
+# ---- what stays and what goes ----
 
 
 def test_an_answer_outlives_the_next_call(one_runtime: SimulatedRuntime) -> None:
@@ -495,6 +622,7 @@ def test_the_real_bindings_take_every_call_and_report_the_missing_driver() -> No
         lambda: cuda.record(0, 0),
         lambda: cuda.wait(0, 0),
         lambda: cuda.join(0),
+        lambda: cuda.elapsed_ms(0, 0),
         lambda: cuda.join_stream(0),
         lambda: cuda.destroy_stream(0),
         lambda: cuda.destroy_event(0),

@@ -304,6 +304,7 @@ class StandIn:
 
     uses_graph = True
     depth_factor = 1.0
+    gpu_stages_ms = {"upload": 1.0, "compute": 2.0, "download": 3.0}  # noqa: RUF012
 
     def __init__(self, path: Path) -> None:
         self.engine, self.is_closed = OnnxRuntimeEngine(path), False
@@ -351,6 +352,7 @@ def test_an_engine_is_built_proven_kept_and_found_again(
     assert engine.description.endswith("on Some GPU, float32")
     images = np.full((1, H, W, 3), 100, np.uint8)
     np.testing.assert_allclose(engine.infer(images)["depth"], 2.1, rtol=1e-5)
+    assert engine.gpu_stages_ms == StandIn.gpu_stages_ms
     engine.close()
     assert stand_ins[0].is_closed
     folder = tmp_path / "cache" / "panoptic_depth" / "engines"

@@ -12,7 +12,7 @@ import pytest
 
 from panoptic_depth_ros.camera import PinholeCamera
 from panoptic_depth_ros.taxonomy import VOID_PANOPTIC_ID
-from panoptic_depth_training.check_data import Census, check, inconsistencies, label_colors, main, spread
+from panoptic_depth_training.check_data import Census, check, inconsistencies, main
 from panoptic_depth_training.datasets.cityscapes import CITYSCAPES
 from panoptic_depth_training.datasets.labeled import LabeledImage
 from panoptic_depth_training.datasets.sources import list_images, parse_source
@@ -65,22 +65,6 @@ def test_what_contradicts_itself_is_told():
     assert inconsistencies(small, CITYSCAPES) == ["depth is float32 (1, 1); expected float32 (1, 2)"]
     elsewhere = replace(good, camera=PinholeCamera(9, 9, 50.0, 50.0, 1.0, 1.0))
     assert "does not describe an image of 2x1 px" in inconsistencies(elsewhere, CITYSCAPES)[0]
-
-
-def test_instances_and_their_borders_can_be_told_apart():
-    ids = np.repeat(np.repeat([[13001, 13002]], 8, axis=1), 8, axis=0).astype(np.uint16)
-    colors = label_colors(ids, CITYSCAPES)
-    assert (colors[0, 0] != colors[0, 15]).any()
-    assert (colors[:, 7] == 255).all()
-
-
-def test_lidar_points_are_made_visible_and_the_nearest_stays_in_front():
-    depth = np.zeros((20, 20), np.float32)
-    depth[5, 5], depth[5, 6] = 10.0, 3.0
-    wide = spread(depth)
-    assert np.count_nonzero(wide) == 3 * 4
-    assert wide[5, 5] == 3.0
-    assert wide[4, 4] == 10.0
 
 
 def test_a_sound_data_set_passes_with_a_table_and_a_picture(camvid, tmp_path, capsys):

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import shutil
 import signal
+import sys
 import xml.dom.minidom
 from dataclasses import replace
 from pathlib import Path
@@ -24,18 +26,13 @@ from panoptic_depth_ros.manifest import OUTPUTS, ModelError
 from panoptic_depth_training.datasets.cityscapes import CITYSCAPES
 from panoptic_depth_training.datasets.frames import FrameFolder
 from panoptic_depth_training.datasets.labeled import Supervision
-from panoptic_depth_training.evaluate import (
-    evaluate,
-    evaluation_of,
-    main,
-    parse_arguments,
-    predicted_picture,
-    table,
-)
+from panoptic_depth_training.evaluate.command import evaluation_of, main, parse_arguments
+from panoptic_depth_training.evaluate.drawing import compared
+from panoptic_depth_training.evaluate.files import best_and_worst
+from panoptic_depth_training.evaluate.network import evaluate, predicted_picture
+from panoptic_depth_training.evaluate.scoring import Answer, FrameScore, Rules, ScoringSettings
+from panoptic_depth_training.evaluate.tables import table
 from panoptic_depth_training.facts import ModelFacts
-from panoptic_depth_training.score_pictures import compared
-from panoptic_depth_training.scores_files import best_and_worst
-from panoptic_depth_training.scoring import Answer, FrameScore, Rules, ScoringSettings
 from panoptic_depth_training.torch_engine import TorchEngine, engine_for, evaluating, open_model
 
 FACTS = ModelFacts("compact", CITYSCAPES, 64, 96, 80.0)
@@ -151,6 +148,14 @@ def test_the_scores_are_written_as_json_and_as_a_page_with_pictures(weights, fra
     assert sorted(pictures) == [f"frames/{index:06d}.jpg" for index in range(6)]
     assert all(cv2.imread(str(out / picture)) is not None for picture in pictures)
     assert "panoptic quality" in capsys.readouterr().out
+
+
+def test_the_package_is_the_command(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["__main__.py", "--help"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("panoptic_depth_training.evaluate", run_name="__main__")
+    assert end.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: python -m panoptic_depth_training.evaluate ")
 
 
 def test_two_processes_give_the_scores_of_one(weights, frames, tmp_path):

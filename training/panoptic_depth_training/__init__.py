@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training of panoptic depth networks: data, losses, metrics and export."""
+"""Training of panoptic depth networks: data, losses, metrics, evaluation and export."""

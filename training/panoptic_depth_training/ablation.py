@@ -26,7 +26,7 @@ from panoptic_depth_model.depth import DIRECT, PIXEL, VARIANTS
 from panoptic_depth_model.weights import save_weights
 from panoptic_depth_training.config import RECIPES, TrainingConfig
 from panoptic_depth_training.data import open_mixture
-from panoptic_depth_training.evaluate import evaluate
+from panoptic_depth_training.evaluate.network import evaluate
 from panoptic_depth_training.train import WEIGHTS, Interruption, facts_of, train
 
 SCORES = "scores.json"

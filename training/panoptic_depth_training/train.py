@@ -34,7 +34,8 @@ from panoptic_depth_training.checkpoint import load_checkpoint, save_checkpoint
 from panoptic_depth_training.config import RECIPES, TrainingConfig, changed
 from panoptic_depth_training.data import Mixture, TrainingSamples, open_mixture, start_worker
 from panoptic_depth_training.distributed import Processes, join, leave
-from panoptic_depth_training.evaluate import evaluate, table
+from panoptic_depth_training.evaluate.network import evaluate, predicted_picture
+from panoptic_depth_training.evaluate.tables import table
 from panoptic_depth_training.facts import ModelFacts
 from panoptic_depth_training.losses import Losses, LossWeights, panoptic_depth_losses
 from panoptic_depth_training.optim import (
@@ -45,7 +46,6 @@ from panoptic_depth_training.optim import (
     set_learning_rate,
 )
 from panoptic_depth_training.progress import Report
-from panoptic_depth_training.score_pictures import predicted_picture
 from panoptic_depth_training.targets import Targets, collate
 
 CHECKPOINT, WEIGHTS, SETTINGS = "checkpoint.pt", "weights.pt", "config.json"

@@ -153,6 +153,16 @@ class ScoringResult:
         }
 
 
+def readable(result: ScoringResult, data: str) -> ScoringResult:
+    """The result; raises ValueError where it is of no image."""
+    if not result.frames:
+        raise ValueError(
+            f"data {data}: no image could be scored; python -m panoptic_depth_training.check_data {data} says why\n"
+            + "\n".join(result.faults)
+        )
+    return result
+
+
 class Scores:
     """Sums scores over images."""
 

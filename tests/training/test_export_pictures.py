@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from panoptic_depth_ros.share import share_path
-from panoptic_depth_training import pictures as module
 from panoptic_depth_training.datasets.labeled import DataError
-from panoptic_depth_training.pictures import batches, open_pictures, spread, told
+from panoptic_depth_training.export import pictures as module
+from panoptic_depth_training.export.pictures import batches, open_pictures, spread, told
 
 DRIVE = share_path("samples", "street_drive")
 NAMES = ("0.png", "1.png", "2.png", "3.png", "4.PNG")

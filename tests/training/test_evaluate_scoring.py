@@ -21,11 +21,8 @@ from panoptic_depth_ros.taxonomy import VOID_PANOPTIC_ID
 from panoptic_depth_training.datasets.camvid import CamVid
 from panoptic_depth_training.datasets.cityscapes import CITYSCAPES
 from panoptic_depth_training.datasets.labeled import EXACT, DataError, LabeledImage, Supervision
-from panoptic_depth_training.metrics import DepthSettings
-from panoptic_depth_training.metrics.depth import Crop
-from panoptic_depth_training.scores_page import page
-from panoptic_depth_training.scores_table import flat, grids, rich_table, table
-from panoptic_depth_training.scoring import (
+from panoptic_depth_training.evaluate.page import page
+from panoptic_depth_training.evaluate.scoring import (
     Answer,
     Rules,
     Scores,
@@ -36,6 +33,9 @@ from panoptic_depth_training.scoring import (
     scored_as,
     sequences,
 )
+from panoptic_depth_training.evaluate.tables import flat, grids, rich_table, table
+from panoptic_depth_training.metrics import DepthSettings
+from panoptic_depth_training.metrics.depth import Crop
 
 VOID = VOID_PANOPTIC_ID
 ROAD, BUILDING, WALL, FENCE, SKY, PERSON, CAR, TRUCK, TRAIN = 0, 2, 3, 4, 10, 11, 13, 14, 16

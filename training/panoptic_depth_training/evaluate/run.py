@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from panoptic_depth_ros.pipeline import Pipeline
 from panoptic_depth_training.datasets.labeled import LabeledImages
 from panoptic_depth_training.datasets.sources import list_images, parse_source
-from panoptic_depth_training.scoring import Rules, Scores, ScoringSettings, rules_for, score, sequences
+from panoptic_depth_training.evaluate.scoring import Rules, Scores, ScoringSettings, rules_for, score, sequences
 from panoptic_depth_training.torch_engine import open_model
 from panoptic_depth_training.workers import deaf_to_interrupts, workers
 

@@ -18,10 +18,10 @@ from panoptic_depth_model.convolutions import make_portable
 from panoptic_depth_model.deployable import Deployable, Outputs
 from panoptic_depth_model.panoptic_depth import PanopticDepth
 from panoptic_depth_ros.manifest import INPUT, METADATA_KEY, Manifest
-from panoptic_depth_training.export_options import ExportOptions
-from panoptic_depth_training.half_precision import halve
-from panoptic_depth_training.pictures import batches, open_pictures, told
-from panoptic_depth_training.quantization import quantize
+from panoptic_depth_training.export.half_precision import halve
+from panoptic_depth_training.export.options import ExportOptions
+from panoptic_depth_training.export.pictures import batches, open_pictures, told
+from panoptic_depth_training.export.quantization import quantize
 
 # The first that has deformable convolution, and scales of int8 in float16. TensorRT knows it since release 10.
 OPSET = 19

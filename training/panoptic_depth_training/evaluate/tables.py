@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
+from panoptic_depth_training.evaluate.scoring import ScoringResult
 from panoptic_depth_training.metrics.depth import DepthScores
 from panoptic_depth_training.metrics.depth_panoptic import DEPTH_IGNORED, DepthPanopticResult
 from panoptic_depth_training.metrics.panoptic import PanopticResult
-from panoptic_depth_training.scoring import ScoringResult
 
 NOTHING = "-"  # where there is no score
 _DIGITS = 4  # of what is written into manifests

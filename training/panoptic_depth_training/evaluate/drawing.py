@@ -1,59 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of what a network says, beside the truth where there is one. H, W: image; h, w: a tile."""
+"""Pictures of what a model says, beside the truth. H, W: image; h, w: a tile."""
 
 from __future__ import annotations
 
-import colorsys
 from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
-from torch import Tensor
 
-from panoptic_depth_model.config import PanopticDepthConfig
-from panoptic_depth_model.deployable import Deployable
-from panoptic_depth_model.panoptic_depth import PanopticDepth
-from panoptic_depth_ros.maps import outlined
 from panoptic_depth_ros.taxonomy import VOID_CATEGORY, VOID_PANOPTIC_ID
 from panoptic_depth_ros.visualize import depth_color
-from panoptic_depth_training.check_data import label_colors, spread
+from panoptic_depth_training.colors import label_colors, spread
 from panoptic_depth_training.datasets.labeled import LabeledImage
+from panoptic_depth_training.evaluate.scoring import Answer, Rules
 from panoptic_depth_training.metrics import category_ids
-from panoptic_depth_training.scoring import Answer, Rules
-from panoptic_depth_training.torch_engine import evaluating
 
 TILE_WIDTH_PX = 480
 WORST_SHOWN = 0.5  # relative error of depth where the colors end
 _TITLE_PX = 20
-_GOLDEN = 0.618  # turns by this part of a circle never come close to each other
 _WRONG, _RIGHT = (220, 40, 40), (60, 60, 60)  # RGB
-
-
-def predicted_picture(network: PanopticDepth, image: Tensor) -> np.ndarray:
-    """Image, segments and depth side by side [h, 3w, 3] uint8, of an RGB image [h, w, 3] uint8 at network size.
-
-    The network runs where it is, and its mode is put back.
-    """
-    deployable = Deployable(network)
-    with evaluating(deployable), torch.inference_mode():
-        batch = deployable(image[None].to(next(network.parameters()).device))
-    segment_ids, depth, category = (output[0].cpu().numpy() for output in batch[:3])
-    rgb = image.cpu().numpy()
-    segments = outlined(_segment_colors(network.config, category)[segment_ids], segment_ids)
-    scale = network.config.depth
-    return np.hstack([rgb, segments, depth_color(depth, scale.max_m) if scale else np.zeros_like(rgb)])
-
-
-def _segment_colors(config: PanopticDepthConfig, category_of_row: np.ndarray) -> np.ndarray:
-    """RGB per segment id [256, 3] uint8: a hue for each category, a brightness for each thing; void is black."""
-    colors = np.zeros((256, 3), np.uint8)
-    for row, category in enumerate(category_of_row.tolist()):
-        hue, value = (category * _GOLDEN) % 1, 0.95
-        if category in config.thing_ids:
-            value = 0.6 + 0.4 * ((row * _GOLDEN) % 1)
-        colors[row + 1] = np.round(255 * np.array(colorsys.hsv_to_rgb(hue, 0.75, value)))
-    return colors
 
 
 def compared(image: LabeledImage, given: Answer, rules: Rules) -> np.ndarray:

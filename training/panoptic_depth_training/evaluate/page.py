@@ -10,8 +10,8 @@ from html import escape
 
 import numpy as np
 
-from panoptic_depth_training.scores_table import Grid, decimal, grids, percent
-from panoptic_depth_training.scoring import ScoringResult
+from panoptic_depth_training.evaluate.scoring import ScoringResult
+from panoptic_depth_training.evaluate.tables import Grid, decimal, grids, percent
 
 HISTOGRAM_BINS = 20
 _BAR_WIDTH_PX, _BAR_HEIGHT_PX, _LABEL_WIDTH_PX = 420, 13, 190

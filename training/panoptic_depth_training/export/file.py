@@ -1,21 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From trained weights to the one ONNX file that the vehicle runs.
-
-    python -m panoptic_depth_training.export WEIGHTS.pt MODEL.onnx --height 256 --width 512
-    python -m panoptic_depth_training.export WEIGHTS.pt MODEL.onnx --height 512 --width 1024 --precision fp16
-    python -m panoptic_depth_training.export WEIGHTS.pt MODEL.onnx --height 512 --width 1024 \\
-        --precision int8-fp16 --calibration /data/drive
-
-The file is written only if ONNX Runtime answers as PyTorch does in float32, up to the rounding of its precision; a
-table says how far they are apart on pictures of a drive, and what that costs in panoptic quality.
-
-Precisions: float32 for any machine; fp16 for GPUs; int8, with float32 around the integer layers, for CPUs (OpenVINO);
-int8-fp16, with float16 around them, for TensorRT. half_precision.py and quantization.py say what is kept from rounding.
-"""
+"""From trained weights to a file that is written only if it answers as the network does."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,17 +10,14 @@ from pathlib import Path
 from panoptic_depth_model.panoptic_depth import PanopticDepth
 from panoptic_depth_model.weights import load_weights
 from panoptic_depth_ros.engines.onnxruntime import open_session
-from panoptic_depth_ros.interrupt import interrupt_once
 from panoptic_depth_ros.manifest import INPUT, OUTPUTS, Manifest
 from panoptic_depth_ros.share import share_path
-from panoptic_depth_training.agreement import Comparison, Infer, compare, faults, labels_fit, table
-from panoptic_depth_training.export_options import DEFAULT_PICTURES, ExportOptions, parse_arguments
-from panoptic_depth_training.exported_graph import OPSET, model_file, storable, with_label_stride
+from panoptic_depth_training.export.agreement import Comparison, Infer, compare, faults, labels_fit, table
+from panoptic_depth_training.export.graph import OPSET, model_file, storable, with_label_stride
+from panoptic_depth_training.export.options import DEFAULT_PICTURES, ExportOptions
+from panoptic_depth_training.export.pictures import Pictures, open_pictures, told
 from panoptic_depth_training.facts import ModelFacts
-from panoptic_depth_training.pictures import Pictures, open_pictures, told
 from panoptic_depth_training.torch_engine import TorchEngine, manifest_of
-
-INTERRUPTED = 130  # the exit status that shells give a program that Ctrl-C ended
 
 Report = Callable[[str], None]
 
@@ -119,26 +103,3 @@ def write(path: Path, contents: bytes) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Export what the command line names; the exit status."""
-    options = vars(parse_arguments(arguments, __doc__))
-    weights, path = options.pop("weights"), options.pop("model")
-    interrupt_once()
-    try:
-        comparison = export(weights, path, ExportOptions(**options), lambda text: print(text, file=sys.stderr))
-    except (ExportError, ValueError, OSError) as error:
-        print(f"export: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"export: stopped; {path} was not written", file=sys.stderr)
-        return INTERRUPTED
-    print(table(comparison))
-    size, megabytes = f"{options['height']}x{options['width']}", path.stat().st_size / 1e6
-    print(f"\n{path}: {megabytes:.1f} MB, {size}, {options['precision']}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -10,11 +10,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from panoptic_depth_ros.engines import Engine
-from panoptic_depth_training.score_pictures import compared, write_jpeg
-from panoptic_depth_training.scores_page import FramePicture, page
-from panoptic_depth_training.scores_table import decimal, percent
-from panoptic_depth_training.scoring import FrameScore, Rules, ScoringResult, answer
-from panoptic_depth_training.scoring_run import Evaluation, opened
+from panoptic_depth_training.evaluate.drawing import compared, write_jpeg
+from panoptic_depth_training.evaluate.page import FramePicture, page
+from panoptic_depth_training.evaluate.run import Evaluation, opened
+from panoptic_depth_training.evaluate.scoring import FrameScore, Rules, ScoringResult, answer
+from panoptic_depth_training.evaluate.tables import decimal, percent
 
 JSON, PAGE, FRAMES = "scores.json", "scores.html", "frames"
 PICTURES = 4  # of the best frames, and as many of the worst

@@ -17,8 +17,8 @@ from panoptic_depth_ros.manifest import Manifest
 from panoptic_depth_ros.maps import OutputMaps
 from panoptic_depth_ros.prediction import predict
 from panoptic_depth_ros.preprocess import Placement
+from panoptic_depth_training.export.pictures import Picture, Pictures, batches
 from panoptic_depth_training.metrics.panoptic import PanopticQuality
-from panoptic_depth_training.pictures import Picture, Pictures, batches
 
 Outputs = dict[str, np.ndarray]
 Infer = Callable[[np.ndarray], Outputs]  # the contract's outputs for images [B, h, w, 3] uint8

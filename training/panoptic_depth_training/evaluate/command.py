@@ -20,52 +20,23 @@ from pathlib import Path
 
 from rich.console import Console
 
-from panoptic_depth_model.panoptic_depth import PanopticDepth
 from panoptic_depth_model.weights import load_weights, save_weights
 from panoptic_depth_ros.engines import DEVICES
-from panoptic_depth_ros.pipeline import Pipeline
 from panoptic_depth_training.datasets.labeled import LabeledImages
-from panoptic_depth_training.datasets.sources import KINDS, SYNTAX, list_images, parse_source
+from panoptic_depth_training.datasets.sources import KINDS, SYNTAX, parse_source
+from panoptic_depth_training.evaluate.files import write_report
+from panoptic_depth_training.evaluate.run import Evaluation, Stopped, Watch, opened, score_all
+from panoptic_depth_training.evaluate.scoring import Rules, Scores, ScoringResult, ScoringSettings, readable
+from panoptic_depth_training.evaluate.tables import flat, grids, rich_table
 from panoptic_depth_training.facts import ModelFacts
 from panoptic_depth_training.metrics.depth import EIGEN_CROP, GARG_CROP, DepthSettings
-from panoptic_depth_training.score_pictures import predicted_picture
-from panoptic_depth_training.scores_files import write_report
-from panoptic_depth_training.scores_table import flat, grids, rich_table, table
-from panoptic_depth_training.scoring import Rules, Scores, ScoringResult, ScoringSettings, rules_for, score
-from panoptic_depth_training.scoring_run import Evaluation, Stopped, Watch, opened, score_all
-from panoptic_depth_training.torch_engine import WEIGHTS_SUFFIX, engine_for
-
-__all__ = ["evaluate", "predicted_picture", "table"]
+from panoptic_depth_training.torch_engine import WEIGHTS_SUFFIX
 
 INTERRUPTED = 130  # the exit status that shells give a program that Ctrl-C ended
 CROPS = {"none": None, "garg": GARG_CROP, "eigen": EIGEN_CROP}
 # The windows [frames] of each data set's own DVPQ; in other data sets instances may have new numbers in every image.
 VIDEO_WINDOWS = {"cityscapes_dvps": (1, 2, 3, 4), "semkitti_dvps": (1, 5, 10, 20)}
 OTHER_WINDOWS = (1, 2, 3, 4)
-
-
-def evaluate(network: PanopticDepth, facts: ModelFacts, data: str, count: int) -> dict[str, float | str]:
-    """The flat scores of a network at its training size on the first `count` images, where the network is.
-
-    Raises ValueError where the data cannot be opened, has other categories, or holds no image that can be read.
-    """
-    engine = engine_for(network, facts, "network")
-    images = list_images(parse_source(data))
-    scores = Scores(rules_for(engine.manifest, images, ScoringSettings()))
-    score(Pipeline(engine), images, range(min(count, len(images))), scores, done=lambda: None)
-    for fault in scores.faults:
-        print(f"evaluate: left out {fault}", file=sys.stderr)
-    return flat(readable(scores.result(), data))
-
-
-def readable(result: ScoringResult, data: str) -> ScoringResult:
-    """The result; raises ValueError where it is of no image."""
-    if not result.frames:
-        raise ValueError(
-            f"data {data}: no image could be scored; python -m panoptic_depth_training.check_data {data} says why\n"
-            + "\n".join(result.faults)
-        )
-    return result
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -217,7 +188,3 @@ def record(options: argparse.Namespace, result: ScoringResult, *, is_complete: b
     scores = texts | {"data": options.data, "evaluation": options.command} | flat(result)
     save_weights(options.model, network, replace(facts, scores=scores).to_dict())
     print(f"recorded in {options.model}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -11,7 +11,7 @@ import pytest
 
 from panoptic_depth_ros.manifest import Manifest
 from panoptic_depth_ros.taxonomy import Category, Taxonomy
-from panoptic_depth_training.agreement import (
+from panoptic_depth_training.export.agreement import (
     LIMITS,
     Comparison,
     Outputs,
@@ -22,7 +22,7 @@ from panoptic_depth_training.agreement import (
     overall,
     table,
 )
-from panoptic_depth_training.pictures import Picture, Pictures
+from panoptic_depth_training.export.pictures import Picture, Pictures
 
 H, W = 32, 64
 ROAD, CAR = 0, 1
