@@ -31,6 +31,7 @@ from panoptic_depth_training.losses import (
     panoptic_depth_losses,
     soft_focal,
 )
+from panoptic_depth_training.pixel_heads import PixelHeads
 from panoptic_depth_training.targets import Targets, batched, encode, region_maps, spread_over_levels
 
 WEIGHTS = LossWeights()
@@ -266,7 +267,8 @@ def test_losses_and_gradients_of_a_mixed_batch_are_those_of_a_slow_computation(c
     maps = random_maps(config, len(images))
     losses = panoptic_depth_losses(network, maps, batched(images), WEIGHTS)
     slow = Slow(network, maps, images).losses()
-    torch.testing.assert_close(torch.stack(tuple(losses)), torch.stack(slow), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(torch.stack(losses[:-2]), torch.stack(slow), rtol=1e-5, atol=1e-6)
+    assert losses.pixel_category == losses.pixel_depth == 0  # there are no such heads
     answered = config.depth is not None and config.depth.has_kernels
     assert (losses.answer_depth > 0) == answered
     fast = torch.autograd.grad(losses.total, leaves(maps), allow_unused=True, materialize_grads=True)
@@ -308,13 +310,14 @@ def test_processes_that_share_a_step_have_the_mean_loss_of_their_images_as_one_b
         divisors.append(counts)
         return counts
 
+    heads, weights = PixelHeads(SMALL), LossWeights(pixel=1.0)
     for part, target in shares:
-        panoptic_depth_losses(network, part, target, WEIGHTS, recorded)
+        panoptic_depth_losses(network, part, target, weights, recorded, heads)
     assert len(divisors) == 2  # each process asks once, so they wait for each other once
     with torch.no_grad():
-        whole = panoptic_depth_losses(network, maps, batched(images), WEIGHTS)
+        whole = panoptic_depth_losses(network, maps, batched(images), weights, pixel_heads=heads)
         parts = [
-            panoptic_depth_losses(network, part, target, WEIGHTS, lambda _: sum(divisors) / 2)
+            panoptic_depth_losses(network, part, target, weights, lambda _: sum(divisors) / 2, heads)
             for part, target in shares
         ]
     mean = torch.stack([torch.stack(tuple(part)) for part in parts]).mean(dim=0)
@@ -441,12 +444,46 @@ def test_depth_without_segments_teaches_kernels_and_embedding(network):
 
 
 def test_the_weights_scale_their_terms(network, images):
-    maps = random_maps(SMALL, len(images))
+    maps, heads = random_maps(SMALL, len(images)), PixelHeads(SMALL)
     with torch.no_grad():
-        once = panoptic_depth_losses(network, maps, batched(images), LossWeights(1.0, 1.0))
-        more = panoptic_depth_losses(network, maps, batched(images), LossWeights(4.0, 5.0))
+        once = panoptic_depth_losses(network, maps, batched(images), LossWeights(1.0, 1.0, 1.0), pixel_heads=heads)
+        more = panoptic_depth_losses(network, maps, batched(images), LossWeights(4.0, 5.0, 2.0), pixel_heads=heads)
     factors = [float(b / a) for a, b in zip(once, more, strict=True)]
-    np.testing.assert_allclose(factors, [1, 1, 4, 4, 5, 5, 5], rtol=1e-5)
+    np.testing.assert_allclose(factors, [1, 1, 4, 4, 5, 5, 5, 2, 2], rtol=1e-5)
+
+
+def test_pixel_heads_are_held_against_every_pixel_that_has_a_category_or_a_depth(network, images):
+    maps, heads, targets = random_maps(SMALL, len(images)), PixelHeads(SMALL), batched(images)
+    weights = LossWeights(pixel=1.0)
+    logits = heads.category(maps.mask_embedding).double()
+    assert heads.log_depth is not None
+    log_depth = heads.log_depth(maps.depth_embedding)[:, 0].double()
+    entropy, labeled, errors = 0.0, 0.0, []
+    for i, v, u in np.ndindex(len(images), 24, 40):
+        probability = logits[i, :, v, u].softmax(dim=0)
+        for category, share in enumerate(targets.regions[i, :, v, u].tolist()):
+            entropy -= share * math.log(probability[category].item())
+            labeled += share
+        if 0 < targets.depth[i, v, u] <= 40:
+            errors.append(abs(math.log(targets.depth[i, v, u]) - log_depth[i, v, u].item()))
+    near = network_of(replace(SMALL, depth=replace(SMALL.depth, max_m=40.0)))
+    losses = panoptic_depth_losses(near, maps, targets, weights, pixel_heads=heads)
+    assert losses.pixel_category.item() == pytest.approx(entropy / labeled, rel=1e-5)
+    assert losses.pixel_depth.item() == pytest.approx(np.mean(errors), rel=1e-5)
+    (losses.pixel_category + losses.pixel_depth).backward()
+    for learned in (*heads.parameters(), maps.mask_embedding, maps.depth_embedding):
+        assert learned.grad is not None
+        assert learned.grad.abs().sum() > 0
+
+
+def test_pixel_heads_of_a_network_without_depth_know_categories_alone(images):
+    config = segmentation_only(SMALL)
+    maps, heads = random_maps(config, len(images)), PixelHeads(config)
+    weights = LossWeights(pixel=1.0)
+    losses = panoptic_depth_losses(network_of(config), maps, batched(images), weights, pixel_heads=heads)
+    assert heads.log_depth is None
+    assert losses.pixel_category > 0
+    assert losses.pixel_depth == 0
 
 
 def test_focal_loss_of_a_certain_mistake_and_a_half_right_answer():

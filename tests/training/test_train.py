@@ -181,7 +181,7 @@ def test_a_loss_that_is_no_number_stops_the_training_and_keeps_the_checkpoint(tm
     trained(replace(config, steps=1), tmp_path)
     before = (tmp_path / "checkpoint.pt").read_bytes()
     contents = torch.load(tmp_path / "checkpoint.pt")
-    contents["network"]["embed_things.bias"][0] = torch.nan
+    contents["learned"]["network.embed_things.bias"][0] = torch.nan
     contents["settings"]["steps"] = 2
     torch.save(contents, tmp_path / "checkpoint.pt")
     spoiled = (tmp_path / "checkpoint.pt").read_bytes()

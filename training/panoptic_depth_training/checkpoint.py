@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
-FORMAT = "panoptic_depth checkpoint 2"
+FORMAT = "panoptic_depth checkpoint 3"
 
 
 def save_checkpoint(
     path: Path,
-    network: nn.Module,
+    learned: nn.Module,
     optimizer: torch.optim.Optimizer,
     average: dict[str, Any] | None,
     step: int,
@@ -30,7 +30,7 @@ def save_checkpoint(
             "format": FORMAT,
             "step": step,
             "settings": settings,
-            "network": network.state_dict(),
+            "learned": learned.state_dict(),
             "optimizer": optimizer.state_dict(),
             "average": average,
         },
@@ -40,9 +40,12 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, settings: dict[str, Any]
+    path: Path, learned: nn.Module, optimizer: torch.optim.Optimizer, settings: dict[str, Any]
 ) -> tuple[int, dict[str, Any] | None]:
-    """Restore network and optimizer; return the steps done and the average. The settings must be those of the file."""
+    """Restore what is learned and the optimizer; return the steps done and the average.
+
+    Raises ValueError where the settings are not those of the file.
+    """
     contents = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(contents, dict) or contents.get("format") != FORMAT:
         raise ValueError(f"{path}: not a training checkpoint ({FORMAT!r}); remove it to start anew")
@@ -52,6 +55,6 @@ def load_checkpoint(
         raise ValueError(
             f"{path}: belongs to another training ({changes}); give the same options or another folder"
         )
-    network.load_state_dict(contents["network"])
+    learned.load_state_dict(contents["learned"])
     optimizer.load_state_dict(contents["optimizer"])
     return contents["step"], contents["average"]

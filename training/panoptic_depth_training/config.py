@@ -56,7 +56,8 @@ class TrainingConfig:
     channels_last: bool = option(True, "memory order of the maps that convolutions are faster in")
     compile: bool = option(False, "compile the network first (torch.compile)")
     mask_weight: float = option(4.0, "of the mask losses")
-    depth_weight: float = option(5.0, "of the depth losses")
+    depth_weight: float = option(0.5, "of the depth losses")
+    pixel_weight: float = option(1.0, "of heads for category and depth of pixels, which help learning and are not kept")
     seed: int = option(0, "of weights and augmentation")
 
     def __post_init__(self) -> None:
@@ -116,6 +117,8 @@ _PAPER = TrainingConfig(
     clip=CLIP_VALUE,
     clip_limit=35.0,
     precision="bfloat16",
+    depth_weight=5.0,
+    pixel_weight=0.0,
 )
 _PAPER_SEGMENTATION = replace(_PAPER, segmentation_only=True)
 _PAPER_FULL_SCALE = replace(

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from panoptic_depth_model.depth import T1, DepthScale
 from panoptic_depth_model.kernels import dynamic_convolution, gather_positions
 from panoptic_depth_model.panoptic_depth import LevelMaps, Maps, PanopticDepth
+from panoptic_depth_training.pixel_heads import PixelErrors, PixelHeads
 from panoptic_depth_training.targets import LevelTargets, RegionMaps, Targets, region_maps, spread_over_levels
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
@@ -30,10 +31,11 @@ MIN_LOG_DEPTH_M = 1e-6  # no depth is less in a logarithm
 
 @dataclass(frozen=True)
 class LossWeights:
-    """How much the terms count against the location losses; the defaults are the paper's."""
+    """How much the terms count against the location losses; the defaults are the paper's, which has no pixel heads."""
 
     mask: float = 4.0
     depth: float = 5.0
+    pixel: float = 0.0
 
 
 class Losses(NamedTuple):
@@ -46,6 +48,8 @@ class Losses(NamedTuple):
     depth: Tensor
     instance_depth: Tensor
     answer_depth: Tensor
+    pixel_category: Tensor
+    pixel_depth: Tensor
 
     @property
     def total(self) -> Tensor:
@@ -82,14 +86,16 @@ def panoptic_depth_losses(
     targets: Targets,
     weights: LossWeights,
     mean: Callable[[Tensor], Tensor] = alone,
+    pixel_heads: PixelHeads | None = None,
 ) -> Losses:
     """All losses of a batch. What the labels leave open takes no part, nor does an image without segments or depth.
 
     Location and mask losses are means over the batch's pairs, images or regions; depth losses are means over the
-    images that have depth, so every such image weighs the same. Computed in float32, whatever the maps are.
+    images that have depth, so every such image weighs the same; those of the pixel heads are means over pixels.
+    Computed in float32, whatever the maps are.
 
     Args:
-        mean: takes what this process divides by, [7], to its mean over all processes that share a step, so that
+        mean: takes what this process divides by, [9], to its mean over all processes that share a step, so that
             the mean of their losses is the loss of their images as one batch. Called once.
     """
     with torch.autocast(maps.mask_embedding.device.type, enabled=False):
@@ -102,6 +108,7 @@ def panoptic_depth_losses(
         thing_dice = dice(network.embed_things(things.mask_kernels), things, maps.mask_embedding)
         stuff_dice = dice(network.embed_stuff(stuff.mask_kernels), stuff, maps.mask_embedding)
         depth, instance_depth, answer_depth = depth_errors(network, maps, things, stuff, targets)
+        pixels = pixel_head_errors(network, maps, targets, pixel_heads)
         totals = Losses(
             centers=center_loss(flat.centers, goal),
             regions=region_loss(flat.regions, goal),
@@ -110,6 +117,8 @@ def panoptic_depth_losses(
             depth=weights.depth * depth.total,
             instance_depth=weights.depth * instance_depth.total,
             answer_depth=weights.depth * answer_depth.total,
+            pixel_category=weights.pixel * pixels.category,
+            pixel_depth=weights.pixel * pixels.depth,
         )
         pairs, depth_images = targets.pair_valid.sum(), depth.images + answer_depth.images
         counts = Losses(
@@ -120,10 +129,22 @@ def panoptic_depth_losses(
             depth=depth_images,
             instance_depth=instance_depth.images,
             answer_depth=depth_images,
+            pixel_category=pixels.labeled,
+            pixel_depth=pixels.measured,
         )
         divisors = mean(torch.stack([count.float() for count in counts]))
         divisors = torch.where(divisors > 0, divisors, 1.0)
         return Losses._make((torch.stack(tuple(totals)) / divisors).unbind())
+
+
+def pixel_head_errors(
+    network: PanopticDepth, maps: Maps, targets: Targets, heads: PixelHeads | None
+) -> PixelErrors:
+    """Errors of the training's own heads; none without them."""
+    if heads is None:
+        zero = maps.mask_embedding.new_zeros(())
+        return PixelErrors(zero, zero, zero, zero)
+    return heads(maps, targets, network.config.depth.max_m if network.config.depth else 0.0)
 
 
 def in_float32(maps: Maps) -> Maps:

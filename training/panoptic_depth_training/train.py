@@ -45,6 +45,7 @@ from panoptic_depth_training.optim import (
     learning_rate_at,
     set_learning_rate,
 )
+from panoptic_depth_training.pixel_heads import PixelHeads
 from panoptic_depth_training.progress import Report
 from panoptic_depth_training.targets import Targets, collate
 
@@ -96,24 +97,35 @@ def train(
     return run.result()
 
 
+class Learned(nn.Module):
+    """All that the optimizer moves: the network, and where the config wants them heads that are not kept."""
+
+    def __init__(self, network: PanopticDepth, config: TrainingConfig) -> None:
+        super().__init__()
+        self.network = network
+        self.pixel_heads = PixelHeads(network.config) if config.pixel_weight else None
+
+
 class TrainingModule(nn.Module):
     """A network together with its losses: one call from a batch to a number, as DDP wants it."""
 
-    def __init__(self, network: PanopticDepth, config: TrainingConfig, processes: Processes) -> None:
+    def __init__(self, learned: Learned, config: TrainingConfig, processes: Processes) -> None:
         super().__init__()
-        self.network = network
-        self.weights = LossWeights(config.mask_weight, config.depth_weight)
+        self.network, self.pixel_heads = learned.network, learned.pixel_heads
+        self.weights = LossWeights(config.mask_weight, config.depth_weight, config.pixel_weight)
         self.precision = torch.bfloat16 if config.precision == "bfloat16" else None
         self.memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
         self.processes = processes
-        self.maps = torch.compile(network) if config.compile else network
+        self.maps = torch.compile(self.network) if config.compile else self.network
 
     def forward(self, image: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
-        """The total loss and its terms [7] for images [B, H, W, 3] uint8."""
+        """The total loss and its terms [9] for images [B, H, W, 3] uint8."""
         image = self.network.normalized(image).contiguous(memory_format=self.memory_format)
         with torch.autocast(image.device.type, self.precision) if self.precision else nullcontext():
             maps = self.maps(image)
-        losses = panoptic_depth_losses(self.network, maps, targets, self.weights, self.processes.mean)
+        losses = panoptic_depth_losses(
+            self.network, maps, targets, self.weights, self.processes.mean, self.pixel_heads
+        )
         return losses.total, torch.stack(tuple(losses))
 
 
@@ -124,11 +136,15 @@ class Run:
     config: TrainingConfig
     folder: Path
     processes: Processes
-    network: PanopticDepth
+    learned: Learned
     module: nn.Module  # the network with its losses, wrapped for several processes where there are several
     optimizer: torch.optim.Optimizer
     average: WeightAverage | None
     step: int = 0
+
+    @property
+    def network(self) -> PanopticDepth:
+        return self.learned.network
 
     def take(self, image: Tensor, targets: Targets, report: Report) -> float:
         """One step; returns its learning rate."""
@@ -144,7 +160,7 @@ class Run:
                 total, terms = self.module(image_part.to(device, non_blocking=True), target_part.to(device))
                 (total / len(parts)).backward()
             report.add(terms / len(parts))
-        clip_gradients(self.network.parameters(), config.clip, config.clip_limit)
+        clip_gradients(self.learned.parameters(), config.clip, config.clip_limit)
         self.optimizer.step()
         self.step += 1
         if self.average:
@@ -162,7 +178,7 @@ class Run:
                 report.check(self.step)
             average = {"steps": self.average.steps, "state": self.average.state} if self.average else None
             save_checkpoint(
-                self.folder / CHECKPOINT, self.network, self.optimizer, average, self.step, asdict(self.config)
+                self.folder / CHECKPOINT, self.learned, self.optimizer, average, self.step, asdict(self.config)
             )
 
     def result(self) -> PanopticDepth:
@@ -179,18 +195,19 @@ def start(config: TrainingConfig, taxonomy: Taxonomy, folder: Path, processes: P
     if processes.count > 1 and processes.device.type == "cuda":
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
     memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
-    network.to(processes.device).to(memory_format=memory_format).train()
-    optimizer = build_optimizer(network, config.optimizer, config.learning_rate, config.weight_decay)
+    learned = Learned(network, config)
+    learned.to(processes.device).to(memory_format=memory_format).train()
+    optimizer = build_optimizer(learned, config.optimizer, config.learning_rate, config.weight_decay)
     average = WeightAverage(network, config.average_decay) if config.average_decay else None
-    run = Run(config, folder, processes, network, network, optimizer, average)
+    module = TrainingModule(learned, config, processes)
+    wrapped = DistributedDataParallel(module, broadcast_buffers=False) if processes.count > 1 else module
+    run = Run(config, folder, processes, learned, wrapped, optimizer, average)
     if (folder / CHECKPOINT).exists():
-        run.step, stored = load_checkpoint(folder / CHECKPOINT, network, optimizer, asdict(config))
+        run.step, stored = load_checkpoint(folder / CHECKPOINT, learned, optimizer, asdict(config))
         if average and stored:
             average.steps = stored["steps"]
             for name, tensor in stored["state"].items():
                 average.state[name].copy_(tensor)
-    module = TrainingModule(network, config, processes)
-    run.module = DistributedDataParallel(module, broadcast_buffers=False) if processes.count > 1 else module
     return run
 
 
