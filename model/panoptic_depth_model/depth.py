@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from panoptic_depth_model.resampling import repeated, upsampled, upsampled_rows
+
 PIXEL, DIRECT, T1, T2 = "pixel", "direct", "T1", "T2"
 SCHEMES = (PIXEL, DIRECT, T1, T2)
 
@@ -146,3 +148,25 @@ def select_then_dot(depth_kernels: Tensor, rows: Tensor, embedding: Tensor, scal
     own = F.embedding(rows + first_row, depth_kernels.reshape(batch * count, size))  # [B, H, W, D]
     logits = (scale.weights(own) * embedding.permute(0, 2, 3, 1)).sum(dim=-1)
     return scale.depth_m(logits, own)
+
+
+def upsampled_depth(
+    depth_kernels: Tensor, rows: Tensor, embedding: Tensor, scale: DepthScale, factor: int, stride: int
+) -> Tensor:
+    """`select_then_dot` with a `factor` times finer embedding: depth [B, H * stride, W * stride] in meters.
+
+    Products and upsampling are both linear. So the products of all kernels are taken on the coarse grid, and upsampled
+    only where a pixel's own segment needs it.
+
+    Args:
+        depth_kernels: [B, N, D].
+        rows: [B, H, W] int64, the row in `depth_kernels` of each stride x stride block of pixels.
+        embedding: [B, E, h, w].
+    """
+    if not scale.has_kernels:
+        return scale.pixel_depth(upsampled(embedding, factor))
+    products = (scale.weights(depth_kernels) @ embedding.flatten(2)).unflatten(2, embedding.shape[2:])  # [B, N, h, w]
+    first_two = depth_kernels[..., :2].mT  # shift and range; schemes without them do not look
+    own = first_two.gather(2, rows.flatten(1)[:, None].expand(-1, first_two.shape[1], -1)).unflatten(2, rows.shape[1:])
+    own = repeated(own, stride)  # [B, 2, H * stride, W * stride]
+    return scale.depth_m(upsampled_rows(products, rows, factor, stride), own.movedim(1, -1))

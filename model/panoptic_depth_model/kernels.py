@@ -132,7 +132,7 @@ def fuse_things(kernels: Kernels, min_similarity: float) -> Kernels:
 
     claims = related.to(kernels.score.dtype).cumsum(dim=1)  # rows 0..i that relate to j
     first_claim = related & (claims < 1.5)
-    kept = (first_claim & (order[None, :] == order[:, None])).any(dim=2)  # nobody earlier relates to i
+    kept = valid & (claims[:, -1] == 1)  # nobody relates to it but itself
     group = (first_claim & kept[:, :, None]).to(kernels.score.dtype)
     size = group.sum(dim=2, keepdim=True).clamp(min=1)
     return Kernels(

@@ -7,7 +7,6 @@ N segments, C mask kernel size, D depth kernel size, E depth embedding size.
 
 from __future__ import annotations
 
-from math import ceil
 from typing import NamedTuple
 
 import torch
@@ -16,7 +15,7 @@ from torch.nn import functional as F
 
 from panoptic_depth_model.backbones import build_backbone
 from panoptic_depth_model.config import EMBEDDING_STRIDE, PanopticDepthConfig
-from panoptic_depth_model.depth import select_then_dot
+from panoptic_depth_model.depth import select_then_dot, upsampled_depth
 from panoptic_depth_model.heads import EmbeddingHead, KernelHead, LocationHead
 from panoptic_depth_model.kernels import (
     Kernels,
@@ -28,8 +27,16 @@ from panoptic_depth_model.kernels import (
     sort_by_score,
     thing_kernels,
 )
-from panoptic_depth_model.merge import accept_greedily, accept_regions, mask_quality, most_probable, painted
+from panoptic_depth_model.merge import (
+    accept_greedily,
+    accept_regions,
+    highest,
+    mask_quality,
+    most_probable,
+    painted,
+)
 from panoptic_depth_model.pyramid import FeaturePyramid, SemanticPyramid
+from panoptic_depth_model.resampling import cropped, upsampled
 
 SIZE_MULTIPLE = 32  # the coarsest backbone stride
 LEVEL_STRIDES = (8, 16, 32, 64, 128)  # of the pyramid levels p3..p7 that have kernel heads
@@ -228,16 +235,16 @@ class PanopticDepth(nn.Module):
         decisions = self.config.decisions
         thing_masks = dynamic_convolution(things.mask, mask_embedding).sigmoid()  # [B, T, h, w]
         region_masks = dynamic_convolution(regions.mask, mask_embedding).sigmoid()  # [B, R, h, w]
-        score = things.score * mask_quality(thing_masks.flatten(2), decisions.min_mask_probability)
+        score = things.score * mask_quality(thing_masks, decisions.min_mask_probability)
         score = torch.where(score >= decisions.min_thing_score, score, 0.0)
 
-        shown = [cropped(masks, size, EMBEDDING_STRIDE).flatten(2) for masks in (thing_masks, region_masks)]
+        shown = [cropped(masks, size, EMBEDDING_STRIDE) for masks in (thing_masks, region_masks)]
         visible = shown[0] > decisions.min_mask_probability
         thing_stays = accept_greedily(visible, score, decisions.max_overlap, decisions.merge_rounds)
-        taken = (visible & thing_stays[..., None]).any(dim=1, keepdim=True)
+        taken = highest(visible, thing_stays.to(score.dtype)) > 0
         min_area = decisions.min_stuff_area_px / EMBEDDING_STRIDE**2
         found = regions.score > 0
-        region_stays = accept_regions(shown[1], found, taken, min_area) & self.is_stuff
+        region_stays = accept_regions(shown[1].flatten(2), found, taken, min_area) & self.is_stuff
 
         factor = EMBEDDING_STRIDE // label_stride
         stays = torch.cat([thing_stays, region_stays[:, self.stuff_rows]], dim=1)
@@ -248,7 +255,7 @@ class PanopticDepth(nn.Module):
             labels = self.table_label[owner]
         else:
             stuff_masks = region_masks.index_select(1, self.stuff_rows)
-            labels = most_probable(upsampled(torch.cat([thing_masks, stuff_masks], dim=1), factor), stays)
+            labels = most_probable(torch.cat([thing_masks, stuff_masks], dim=1), stays, factor)
         table_score = torch.cat([score, regions.score[:, self.stuff_rows]], dim=1)
         return Choice(cropped(labels, size, label_stride), torch.where(stays, table_score, 0.0))
 
@@ -256,12 +263,12 @@ class PanopticDepth(nn.Module):
         self, table: Kernels, labels: Tensor, depth_embedding: Tensor, size: tuple[int, int]
     ) -> Tensor | None:
         """Depth [B, H, W]; void pixels use the first row, so that depth is finite everywhere."""
-        if self.config.depth is None:
+        scale, stride = self.config.depth, self.config.decisions.label_stride
+        if scale is None:
             return None
-        stride = self.config.decisions.label_stride
-        embedding = cropped(upsampled(depth_embedding, EMBEDDING_STRIDE), size, 1)
-        segment_rows = cropped(repeated((labels - 1).clamp(min=0), stride), size, 1)
-        return self.config.depth.limited(select_then_dot(table.depth, segment_rows, embedding, self.config.depth))
+        rows = (labels - 1).clamp(min=0)
+        depth_m = upsampled_depth(table.depth, rows, depth_embedding, scale, EMBEDDING_STRIDE, stride)
+        return scale.limited(cropped(depth_m, size, 1))
 
     def answer_depth(self, maps: Maps) -> Tensor:
         """Depth [B, H/4, W/4] of the network's own segments, before the limits: what a frame with depth but
@@ -273,25 +280,6 @@ class PanopticDepth(nn.Module):
             labels = self.choose(segments, maps.mask_embedding, (height, width), EMBEDDING_STRIDE).labels
         table = self.table(segments)
         return select_then_dot(table.depth, (labels - 1).clamp(min=0), maps.depth_embedding, self.config.depth)
-
-
-def upsampled(maps: Tensor, factor: int) -> Tensor:
-    """Bilinear, [B, C, h, w] to [B, C, h * factor, w * factor]."""
-    if factor == 1:
-        return maps
-    return F.interpolate(maps, scale_factor=float(factor), mode="bilinear", align_corners=False)
-
-
-def repeated(labels: Tensor, factor: int) -> Tensor:
-    """Every label of [B, h, w] as a factor x factor block."""
-    batch, height, width = labels.shape
-    blocks = labels[:, :, None, :, None].expand(-1, -1, factor, -1, factor)
-    return blocks.reshape(batch, height * factor, width * factor)
-
-
-def cropped(maps: Tensor, size: tuple[int, int], stride: int) -> Tensor:
-    """The part of maps [..., h, w] at `stride` that shows an image of this size."""
-    return maps[..., : ceil(size[0] / stride), : ceil(size[1] / stride)]
 
 
 def rows(kernels: Kernels, index: Tensor) -> Kernels:

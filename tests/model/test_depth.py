@@ -8,7 +8,8 @@ import math
 import pytest
 import torch
 
-from panoptic_depth_model.depth import RELEASED, SCHEMES, VARIANTS, DepthScale, select_then_dot
+from panoptic_depth_model.depth import RELEASED, SCHEMES, VARIANTS, DepthScale, select_then_dot, upsampled_depth
+from panoptic_depth_model.resampling import upsampled
 
 
 def sigmoid(x: float) -> float:
@@ -79,6 +80,18 @@ def test_selecting_before_the_product_equals_selecting_whole_depth_maps(scheme):
     else:
         expected = scale.pixel_depth(embedding)
     torch.testing.assert_close(select_then_dot(kernels, rows, embedding, scale), expected)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_upsampling_the_products_equals_products_with_the_upsampled_embedding(scheme, stride):
+    scale = DepthScale(scheme, supervise_shift=False)
+    embedding = torch.randn(2, scale.embedding_size(4), 3, 7)
+    kernels = torch.randn(2, 5, scale.kernel_size(4))
+    rows = torch.randint(0, 5, (2, 12 // stride, 28 // stride))
+    fine_rows = rows.repeat_interleave(stride, 1).repeat_interleave(stride, 2)
+    expected = select_then_dot(kernels, fine_rows, upsampled(embedding, 4), scale)
+    torch.testing.assert_close(upsampled_depth(kernels, rows, embedding, scale, 4, stride), expected)
 
 
 def test_a_segments_depth_map_is_the_product_of_its_kernel_and_the_embedding():

@@ -12,11 +12,14 @@ from torch import Tensor
 from panoptic_depth_model.merge import (
     accept_greedily,
     accept_regions,
+    first_largest,
+    highest,
     mask_quality,
     merge_sequentially,
     most_probable,
     painted,
 )
+from panoptic_depth_model.resampling import upsampled
 
 ROUNDS = 8
 MAX_OVERLAP = 0.5
@@ -36,7 +39,7 @@ class Scenes:
 def at_once(scenes: Scenes, min_area: float, allow_void: bool, min_probability: float) -> tuple[Tensor, Tensor]:
     """The static merge of all images: labels [B, h, w] and which segments stay [B, T + R]."""
     masks = scenes.things > min_probability
-    thing_stays = accept_greedily(masks.flatten(2), scenes.score, MAX_OVERLAP, ROUNDS)
+    thing_stays = accept_greedily(masks, scenes.score, MAX_OVERLAP, ROUNDS)
     taken = (masks & thing_stays[..., None, None]).any(dim=1, keepdim=True).flatten(2)
     region_stays = accept_regions(scenes.regions.flatten(2), scenes.found, taken, min_area) & scenes.is_stuff
     stays = torch.cat([thing_stays, region_stays], dim=1)
@@ -195,7 +198,7 @@ def spans(*limits: tuple[int, int], length: int = 40) -> Tensor:
 
 def both(masks: Tensor, score: Tensor, rounds: int = ROUNDS) -> tuple[list[bool], list[bool]]:
     """Which masks [T, P] stay: all at once, and one after the other."""
-    static = accept_greedily(masks[None], score[None], MAX_OVERLAP, rounds)[0]
+    static = accept_greedily(masks[None, :, None], score[None], MAX_OVERLAP, rounds)[0]
     no_regions = torch.zeros(0, 1, masks.shape[1])
     _, stays = merge_sequentially(
         masks[:, None].float(),
@@ -267,3 +270,36 @@ def test_a_region_needs_enough_pixels_that_no_thing_paints():
     assert accept_regions(probability, found, taken, 1).tolist() == [[True, True, False]]
     assert accept_regions(probability, found, taken, 2).tolist() == [[True, False, False]]
     assert accept_regions(probability, found, taken, 3).tolist() == [[False, False, False]]
+
+
+@pytest.mark.parametrize("rows", [8, 16, 64, 112, 128])
+def test_the_first_of_the_largest_rows_wins(rows):
+    generator = torch.Generator().manual_seed(rows)
+    fine = torch.rand(2, rows, 5, 9, generator=generator)
+    for values in (fine, (4 * fine).round(), torch.zeros_like(fine), -fine):
+        assert torch.equal(first_largest(values), values.argmax(dim=1))
+
+
+def test_the_highest_value_of_the_masks_at_a_pixel_is_that_of_a_mask_which_is_there():
+    masks = torch.tensor([[[[1, 1, 0, 0]], [[0, 1, 1, 0]], [[0, 1, 0, 0]]]]).bool()  # [1, 3, 1, 4]
+    assert highest(masks, torch.tensor([[5.0, 2.0, 9.0]])).tolist() == [[[5.0, 9.0, 2.0, 0.0]]]
+    assert highest(masks, torch.tensor([[5.0, 2.0, 0.0]])).tolist() == [[[5.0, 5.0, 2.0, 0.0]]]
+
+
+@pytest.mark.parametrize("rows", [1, 7, 8, 13, 61])
+@pytest.mark.parametrize("factor", [1, 2, 4])
+def test_the_most_probable_segment_is_that_of_the_upsampled_probabilities(factor, rows):
+    generator = torch.Generator().manual_seed(factor)
+    probability, stays = torch.rand(3, rows, 6, 7, generator=generator), torch.rand(3, rows, generator=generator) < 0.5
+    probability[:, :, :, 3:] *= 1e-3  # what does not stay loses to what hardly shows
+    stays[0, rows // 2], stays[1] = True, False
+    labels = most_probable(probability, stays, factor)
+    expected = torch.where(stays[..., None, None], upsampled(probability, factor), -1.0).argmax(dim=1) + 1
+    expected[~stays.any(dim=1)] = 0
+    assert torch.equal(labels, expected)
+
+
+def test_of_equally_probable_segments_the_first_that_stays_wins():
+    stays = torch.tensor([[False, True, True] + [True] * 20])
+    for probability in (0.0, 0.5, 1.0):
+        assert (most_probable(torch.full((1, 23, 3, 4), probability), stays, 2) == 2).all()

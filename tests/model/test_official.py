@@ -26,7 +26,8 @@ from panoptic_depth_model.kernels import (
     thing_kernels,
 )
 from panoptic_depth_model.merge import mask_quality
-from panoptic_depth_model.panoptic_depth import CENTER_WINDOWS, Inference, Maps, PanopticDepth, cropped, upsampled
+from panoptic_depth_model.panoptic_depth import CENTER_WINDOWS, Inference, Maps, PanopticDepth
+from panoptic_depth_model.resampling import cropped, upsampled
 
 DATA = Path(__file__).parents[1] / "data" / "panoptic_depth"
 LEVELS = ("p3", "p4", "p5", "p6", "p7")

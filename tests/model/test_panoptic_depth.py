@@ -108,6 +108,17 @@ def test_segment_sums_on_a_coarser_label_grid_are_exact():
     torch.testing.assert_close(total, torch.stack([depth[fine == k].sum() for k in (1, 2, 3)])[None])
 
 
+@pytest.mark.parametrize("count", [1, 15, 16, 61, 255])
+def test_segment_sums_find_every_label(count):
+    labels = torch.randint(0, count + 1, (2, 30, 40), generator=torch.Generator().manual_seed(count))
+    depth = torch.rand(2, 30, 40) * 50
+    for each, area, total in zip(range(2), *segment_sums(labels, depth, count), strict=True):
+        flat = labels[each].flatten()
+        assert area.tolist() == flat.bincount(minlength=count + 1)[1:].tolist()
+        expected = torch.zeros(count + 1).index_add(0, flat, depth[each].flatten())
+        torch.testing.assert_close(total, expected[1:])
+
+
 def narrow(config: PanopticDepthConfig) -> dict[str, PanopticDepthConfig]:
     """The small network in every form that the paper compares, and the imported ones."""
     variants = {f"variant {letter}": replace(config, depth=scale) for letter, scale in VARIANTS.items()}
