@@ -277,7 +277,7 @@ def test_openvino_agrees_with_onnx_runtime_on_a_real_model(compact_onnxruntime: 
     engine = open_engine(COMPACT, "openvino", threads=1)
     images = probe_images(1, 256, 512)[:2]
     parity = measure(compact_onnxruntime.infer, engine.infer, images)
-    assert parity.segments >= 8
+    assert parity.segments >= 4  # fewer would compare little
     assert parity.equal_pixels >= 0.999
     assert parity.depth_p99 <= 1e-3
     outputs = engine.infer(images[0])
