@@ -24,7 +24,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from panoptic_depth_training.datasets.street_folder import encode, write_whole
+from panoptic_depth_training.datasets.files import write_whole
+from panoptic_depth_training.datasets.street_folder import encode
 from panoptic_depth_training.datasets.street_scene import Hits, Scene
 from panoptic_depth_training.datasets.street_shapes import bake
 from panoptic_depth_training.datasets.street_view import View

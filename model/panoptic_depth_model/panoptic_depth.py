@@ -59,6 +59,10 @@ class Maps(NamedTuple):
     mask_embedding: Tensor  # [B, C, H/4, W/4]
     depth_embedding: Tensor  # [B, E, H/4, W/4]; E is 0 without depth
 
+    def in_float32(self) -> Maps:
+        levels = [LevelMaps(*(part.float() for part in level)) for level in self.levels]
+        return Maps(levels, self.mask_embedding.float(), self.depth_embedding.float())
+
 
 class Segments(NamedTuple):
     """What may become a segment: the best things, and every region."""

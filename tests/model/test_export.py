@@ -518,12 +518,13 @@ def test_the_command_says_what_is_wrong_in_a_sentence(tmp_path, weights, capsys)
     assert capsys.readouterr().err.startswith("export: precision int8 needs pictures")
 
 
-def test_the_package_is_the_command(capsys, monkeypatch):
+@pytest.mark.parametrize("command", ["export", "evaluate"])
+def test_a_package_is_its_command(command, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["__main__.py", "--help"])
     with pytest.raises(SystemExit) as end:
-        runpy.run_module("panoptic_depth_training.export", run_name="__main__")
+        runpy.run_module(f"panoptic_depth_training.{command}", run_name="__main__")
     assert end.value.code == 0
-    assert capsys.readouterr().out.startswith("usage: python -m panoptic_depth_training.export ")
+    assert capsys.readouterr().out.startswith(f"usage: python -m panoptic_depth_training.{command} ")
 
 
 # Output stride and portable operators

@@ -5,10 +5,8 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import shutil
 import signal
-import sys
 import xml.dom.minidom
 from dataclasses import replace
 from pathlib import Path
@@ -148,14 +146,6 @@ def test_the_scores_are_written_as_json_and_as_a_page_with_pictures(weights, fra
     assert sorted(pictures) == [f"frames/{index:06d}.jpg" for index in range(6)]
     assert all(cv2.imread(str(out / picture)) is not None for picture in pictures)
     assert "panoptic quality" in capsys.readouterr().out
-
-
-def test_the_package_is_the_command(capsys, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["__main__.py", "--help"])
-    with pytest.raises(SystemExit) as end:
-        runpy.run_module("panoptic_depth_training.evaluate", run_name="__main__")
-    assert end.value.code == 0
-    assert capsys.readouterr().out.startswith("usage: python -m panoptic_depth_training.evaluate ")
 
 
 def test_two_processes_give_the_scores_of_one(weights, frames, tmp_path):

@@ -99,7 +99,7 @@ def panoptic_depth_losses(
             the mean of their losses is the loss of their images as one batch. Called once.
     """
     with torch.autocast(maps.mask_embedding.device.type, enabled=False):
-        maps = in_float32(maps)
+        maps = maps.in_float32()
         flat = flattened(maps.levels)
         regions = region_maps(targets, network.config)
         goal = spread_over_levels(targets, regions, [map_size(level.centers) for level in maps.levels])
@@ -145,14 +145,6 @@ def pixel_head_errors(
         zero = maps.mask_embedding.new_zeros(())
         return PixelErrors(zero, zero, zero, zero)
     return heads(maps, targets, network.config.depth.max_m if network.config.depth else 0.0)
-
-
-def in_float32(maps: Maps) -> Maps:
-    return Maps(
-        [LevelMaps(*(part.float() for part in level)) for level in maps.levels],
-        maps.mask_embedding.float(),
-        maps.depth_embedding.float(),
-    )
 
 
 def flattened(levels: list[LevelMaps]) -> FlatMaps:

@@ -19,7 +19,7 @@ from torch.fx.experimental.optimization import fuse
 
 from panoptic_depth_model.backbones import ResNetFeatures
 from panoptic_depth_model.deployable import Deployable, Outputs
-from panoptic_depth_model.panoptic_depth import LevelMaps, Maps, PanopticDepth, check_size
+from panoptic_depth_model.panoptic_depth import Maps, PanopticDepth, check_size
 from panoptic_depth_model.weights import digest, load_weights
 from panoptic_depth_ros.engines import Engine, Report, open_engine
 from panoptic_depth_ros.manifest import OUTPUTS, Manifest, ModelError
@@ -186,8 +186,13 @@ class HalfPanopticDepth(PanopticDepth):
         # Convolutions take half precision, norms float32. A cache of cast weights would be lost to a CUDA graph.
         with torch.autocast(kind, HALF[kind], cache_enabled=False):
             maps = super().forward(image)
-        levels = [LevelMaps(*(part.float() for part in level)) for level in maps.levels]
-        return Maps(levels, maps.mask_embedding.float(), maps.depth_embedding.float())
+        return maps.in_float32()
+
+
+def fold_norms(network: PanopticDepth) -> None:
+    """Make the batch norms of a ResNet part of its convolutions, in place. For inference alone."""
+    if isinstance(network.backbone, ResNetFeatures):
+        network.backbone = fuse(network.backbone)  # type: ignore[assignment]
 
 
 def prepared(network: PanopticDepth, half: bool) -> PanopticDepth:
@@ -200,8 +205,7 @@ def prepared(network: PanopticDepth, half: bool) -> PanopticDepth:
     copy = (HalfPanopticDepth if half else PanopticDepth)(network.config).to(device)
     copy.load_state_dict(network.state_dict())
     copy.eval().requires_grad_(False)
-    if isinstance(copy.backbone, ResNetFeatures):
-        copy.backbone = fuse(copy.backbone)  # type: ignore[assignment]
+    fold_norms(copy)
     if half:
         for module in copy.modules():
             if isinstance(module, nn.Conv2d):

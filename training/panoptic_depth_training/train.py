@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -97,26 +98,22 @@ def train(
     return run.result()
 
 
-class Learned(nn.Module):
-    """All that the optimizer moves: the network, and where the config wants them heads that are not kept."""
+class TrainingModule(nn.Module):
+    """A network together with its losses: one call from a batch to a number, as DDP wants it.
 
-    def __init__(self, network: PanopticDepth, config: TrainingConfig) -> None:
+    Its parameters are all that the optimizer moves: the network's, and those of heads that are not kept.
+    """
+
+    def __init__(self, network: PanopticDepth, config: TrainingConfig, processes: Processes) -> None:
         super().__init__()
         self.network = network
         self.pixel_heads = PixelHeads(network.config) if config.pixel_weight else None
-
-
-class TrainingModule(nn.Module):
-    """A network together with its losses: one call from a batch to a number, as DDP wants it."""
-
-    def __init__(self, learned: Learned, config: TrainingConfig, processes: Processes) -> None:
-        super().__init__()
-        self.network, self.pixel_heads = learned.network, learned.pixel_heads
         self.weights = LossWeights(config.mask_weight, config.depth_weight, config.pixel_weight)
         self.precision = torch.bfloat16 if config.precision == "bfloat16" else None
         self.memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
         self.processes = processes
-        self.maps = torch.compile(self.network) if config.compile else self.network
+        # A function, not a module: the network's parameters are to have one name.
+        self.maps = torch.compile(network.forward) if config.compile else network.forward
 
     def forward(self, image: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
         """The total loss and its terms [9] for images [B, H, W, 3] uint8."""
@@ -136,8 +133,8 @@ class Run:
     config: TrainingConfig
     folder: Path
     processes: Processes
-    learned: Learned
-    module: nn.Module  # the network with its losses, wrapped for several processes where there are several
+    learned: TrainingModule
+    module: nn.Module  # the same, wrapped for several processes where there are several
     optimizer: torch.optim.Optimizer
     average: WeightAverage | None
     step: int = 0
@@ -195,13 +192,12 @@ def start(config: TrainingConfig, taxonomy: Taxonomy, folder: Path, processes: P
     if processes.count > 1 and processes.device.type == "cuda":
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
     memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
-    learned = Learned(network, config)
+    learned = TrainingModule(network, config, processes)
     learned.to(processes.device).to(memory_format=memory_format).train()
     optimizer = build_optimizer(learned, config.optimizer, config.learning_rate, config.weight_decay)
     average = WeightAverage(network, config.average_decay) if config.average_decay else None
-    module = TrainingModule(learned, config, processes)
-    wrapped = DistributedDataParallel(module, broadcast_buffers=False) if processes.count > 1 else module
-    run = Run(config, folder, processes, learned, wrapped, optimizer, average)
+    module = across_processes(learned) if processes.count > 1 else learned
+    run = Run(config, folder, processes, learned, module, optimizer, average)
     if (folder / CHECKPOINT).exists():
         run.step, stored = load_checkpoint(folder / CHECKPOINT, learned, optimizer, asdict(config))
         if average and stored:
@@ -209,6 +205,13 @@ def start(config: TrainingConfig, taxonomy: Taxonomy, folder: Path, processes: P
             for name, tensor in stored["state"].items():
                 average.state[name].copy_(tensor)
     return run
+
+
+def across_processes(module: nn.Module) -> DistributedDataParallel:
+    """Averages gradients over processes; each keeps norm statistics of its own."""
+    newer = "forward_sync_buffers" in signature(DistributedDataParallel).parameters
+    options: dict[str, Any] = {"forward_sync_buffers" if newer else "broadcast_buffers": False}
+    return DistributedDataParallel(module, **options)
 
 
 def new_network(config: TrainingConfig, taxonomy: Taxonomy) -> PanopticDepth:

@@ -131,3 +131,13 @@ def _decoded(path: Path, flags: int, remedy: str) -> np.ndarray:
     if image is None:
         raise DataError(f"{path}: not a readable image ({len(data)} bytes); {remedy}")
     return image
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """All of the file or nothing."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_bytes(data)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from panoptic_depth_ros.camera import PinholeCamera
-from panoptic_depth_training.datasets.files import DEPTH_STEPS
+from panoptic_depth_training.datasets.files import DEPTH_STEPS, write_whole
 from panoptic_depth_training.datasets.synthetic import VIEWS, Frame, SyntheticStreets, random_camera
 
 JPEG_QUALITY = 95
@@ -103,10 +103,3 @@ def write_cameras(path: Path, cameras: dict[str, Any]) -> None:
             raise ValueError(f"{path}: holds frames of another seed or size; give the same ones or another folder")
         cameras = there | cameras
     write_whole(path, json.dumps(cameras, indent=1).encode())
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """All of the file or nothing."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(data)
-    partial.replace(path)

@@ -19,13 +19,13 @@ import numpy as np
 from panoptic_depth_ros.camera import PinholeCamera
 from panoptic_depth_ros.taxonomy import LABEL_DIVISOR
 from panoptic_depth_training.datasets.cityscapes import CITYSCAPES
+from panoptic_depth_training.datasets.files import write_whole
 from panoptic_depth_training.datasets.street_folder import (
     CAMERAS_FILE,
     camera_entry,
     depth_png,
     png,
     write_cameras,
-    write_whole,
 )
 from panoptic_depth_training.datasets.street_layout import Layout
 from panoptic_depth_training.datasets.street_shading import Light, Sensor

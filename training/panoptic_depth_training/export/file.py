@@ -12,6 +12,7 @@ from panoptic_depth_model.weights import load_weights
 from panoptic_depth_ros.engines.onnxruntime import open_session
 from panoptic_depth_ros.manifest import INPUT, OUTPUTS, Manifest
 from panoptic_depth_ros.share import share_path
+from panoptic_depth_training.datasets.files import write_whole
 from panoptic_depth_training.export.agreement import Comparison, Infer, compare, faults, labels_fit, table
 from panoptic_depth_training.export.graph import OPSET, model_file, storable, with_label_stride
 from panoptic_depth_training.export.options import DEFAULT_PICTURES, ExportOptions
@@ -54,7 +55,7 @@ def export(weights: Path, path: Path, options: ExportOptions, report: Report = l
             f"{path} not written: ONNX Runtime differs from PyTorch by more than {options.precision} explains: "
             f"{', '.join(found)}. {REMEDIES[options.precision]}\n{table(comparison)}"
         )
-    write(path, contents)
+    write_whole(path, contents)
     return comparison
 
 
@@ -93,13 +94,3 @@ def onnxruntime_answers(model: bytes) -> Infer:
     """What ONNX Runtime makes of a model, set up as on a vehicle."""
     session = open_session(model)
     return lambda images: dict(zip(OUTPUTS, session.run(OUTPUTS, {INPUT: images}), strict=True))
-
-
-def write(path: Path, contents: bytes) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_bytes(contents)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

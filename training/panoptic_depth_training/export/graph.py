@@ -11,9 +11,7 @@ import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from torch.fx.experimental.optimization import fuse
 
-from panoptic_depth_model.backbones import ResNetFeatures
 from panoptic_depth_model.convolutions import make_portable
 from panoptic_depth_model.deployable import Deployable, Outputs
 from panoptic_depth_model.panoptic_depth import PanopticDepth
@@ -22,6 +20,7 @@ from panoptic_depth_training.export.half_precision import halve
 from panoptic_depth_training.export.options import ExportOptions
 from panoptic_depth_training.export.pictures import batches, open_pictures, told
 from panoptic_depth_training.export.quantization import quantize
+from panoptic_depth_training.torch_engine import fold_norms
 
 # The first that has deformable convolution, and scales of int8 in float16. TensorRT knows it since release 10.
 OPSET = 19
@@ -48,8 +47,7 @@ def storable(network: PanopticDepth) -> PanopticDepth:
     Rounding here, not in the file, makes what PyTorch runs and what the file holds the same numbers, so that
     the comparison of the two can be strict.
     """
-    if isinstance(network.backbone, ResNetFeatures):
-        network.backbone = fuse(network.backbone)  # type: ignore[assignment]
+    fold_norms(network)
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.numel() >= LARGE_TENSOR:

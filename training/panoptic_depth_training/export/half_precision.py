@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from panoptic_depth_model.panoptic_depth import LevelMaps, Maps, PanopticDepth
+from panoptic_depth_model.panoptic_depth import Maps, PanopticDepth
 
 NORMS = (nn.GroupNorm, nn.LayerNorm)
 _KERNELS_IN_FLOAT32 = ("embed_things", "embed_stuff")  # they act on the chosen kernels, behind the maps
@@ -48,5 +48,4 @@ def _cast_output(dtype: torch.dtype) -> Callable[[nn.Module, tuple[Any, ...], Te
 
 
 def _maps_to_float32(module: nn.Module, inputs: tuple[Any, ...], maps: Maps) -> Maps:
-    levels = [LevelMaps(*(part.float() for part in level)) for level in maps.levels]
-    return Maps(levels, maps.mask_embedding.float(), maps.depth_embedding.float())
+    return maps.in_float32()
