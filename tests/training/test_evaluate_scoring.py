@@ -388,6 +388,10 @@ def test_tables_show_each_category_and_range_with_its_score():
     ranges = {row[0]: row[3] for row in text["depth"]}
     # All road, at 5 m, lies in the first range, the car in the second; one image is right, the other off by half.
     assert ranges == {"all": "0.250", "0-10 m": "0.250", "10-20 m": "0.250", "20-40 m": "0.250", "40-80 m": "-"}
+    sizes = text["things by their share of the image"]
+    assert sizes[0] == ("below 0.025 %", "0", "-", "0", "-")
+    assert sum(int(row[1]) for row in sizes) == 2 * 2  # a person and a car in each image
+    assert {row[2] for row in sizes if row[1] != "0"} == {"100.0"}
     console = Console(width=160, record=True, file=io.StringIO())
     for grid in grids(result):
         console.print(rich_table(grid))

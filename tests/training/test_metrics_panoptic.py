@@ -126,6 +126,29 @@ def test_random_maps_give_what_the_slow_way_gives(seed: int, crowds: bool):
     assert result.things.pq == pytest.approx(pq[np.array([c.is_thing for c in CITYSCAPES])[occurs]].mean(), abs=1e-12)
 
 
+def test_things_are_counted_by_their_share_of_the_image():
+    truth = np.full((100, 100), ROAD * 1000, np.uint16)
+    prediction = truth.copy()
+    truth[0, :2] = CAR * 1000 + 1  # 2 of 10 000 pixels: below the first edge; missed
+    truth[10, :10] = PERSON * 1000 + 1  # 10: exactly the second edge, so of the third range; found
+    prediction[10, :9] = PERSON * 1000 + 4
+    truth[20:40, :20] = CAR * 1000 + 2  # 400: the largest; found, and a part of it is another car to the network
+    prediction[20:36, :20] = CAR * 1000 + 2
+    prediction[36:40, :20] = CAR * 1000 + 3
+    truth[50:60, :20] = CAR * 1000  # a crowd, which forgives what lies on it
+    prediction[50:60, :20] = CAR * 1000 + 7
+    quality = PanopticQuality(SMALL, instance_zero_is_crowd=True)
+    quality.add(prediction, truth)
+    sizes = quality.thing_sizes
+    assert sizes.true.tolist() == [1, 0, 1, 0, 1]
+    assert sizes.found.tolist() == [0, 0, 1, 0, 1]
+    assert sizes.predicted.tolist() == [0, 1, 0, 1, 1]
+    assert sizes.right.tolist() == [0, 1, 0, 0, 1]
+    assert sizes.to_dict()[1] == {
+        "from": 0.00025, "to": 0.001, "true": 0, "found": 0, "predicted": 1, "right": 1,
+    }  # fmt: skip
+
+
 def test_half_of_the_union_is_no_match_and_more_than_half_is():
     # Cars of 3 and 2 pixels share 2 of 4 (1/2), then 2 of 3.
     assert counts(score([2001, 2001, 2001, 2], [0, 2001, 2001, 2001]), CAR) == (0, 1, 1)
@@ -195,6 +218,8 @@ def test_parts_of_the_images_merge_into_the_whole():
     merged.merge(parts[1])
     assert merged.result().all.pq == pytest.approx(whole.result().all.pq, abs=1e-15)
     assert merged.result().fn.tolist() == whole.result().fn.tolist()
+    assert merged.thing_sizes.to_dict() == whole.thing_sizes.to_dict()
+    assert whole.thing_sizes.true.sum() > parts[0].thing_sizes.true.sum() > 0
     # Merging has left the parts as they were.
     assert parts[1].counts.fn.sum() < merged.counts.fn.sum()
 

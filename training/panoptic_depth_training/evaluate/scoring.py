@@ -33,7 +33,7 @@ from panoptic_depth_training.metrics import (
 )
 from panoptic_depth_training.metrics.depth import DepthResult
 from panoptic_depth_training.metrics.depth_panoptic import DepthPanopticResult
-from panoptic_depth_training.metrics.panoptic import Absent, PanopticResult, known
+from panoptic_depth_training.metrics.panoptic import Absent, PanopticResult, ThingSizes, known
 from panoptic_depth_training.metrics.semantic import SemanticResult
 
 
@@ -126,6 +126,7 @@ class ScoringResult:
 
     frames: tuple[FrameScore, ...]  # in the data set's order
     panoptic: PanopticResult | None
+    thing_sizes: ThingSizes | None
     semantic: SemanticResult | None
     depth: DepthResult | None
     blank_share: float  # of the pixels with true depth: where the model said that there is none
@@ -146,6 +147,7 @@ class ScoringResult:
         return {
             "images": len(self.frames),
             **{name: part and part.to_dict() for name, part in parts.items()},
+            "thing_sizes": self.thing_sizes and self.thing_sizes.to_dict(),
             "share_of_true_depth_predicted_as_none": known(self.blank_share),
             "images_not_scored": list(self.faults),
             "sequences_left_out_of_video": list(self.left_out_sequences),
@@ -250,6 +252,7 @@ class Scores:
         return ScoringResult(
             frames=tuple(sorted(self.frames, key=lambda frame: frame.index)),
             panoptic=self.panoptic.result() if self.rules.has_segments else None,
+            thing_sizes=self.panoptic.thing_sizes if self.rules.has_segments else None,
             semantic=self._semantic_result() if self.rules.has_categories else None,
             depth=depth if depth.overall.pixels else None,
             blank_share=self._blank_pixels / self._depth_pixels if self._depth_pixels else math.nan,

@@ -6,13 +6,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 from rich.table import Table
 
 from panoptic_depth_training.evaluate.scoring import ScoringResult
 from panoptic_depth_training.metrics.depth import DepthScores
 from panoptic_depth_training.metrics.depth_panoptic import DEPTH_IGNORED, DepthPanopticResult
-from panoptic_depth_training.metrics.panoptic import PanopticResult
+from panoptic_depth_training.metrics.panoptic import SIZE_EDGES, PanopticResult, ThingSizes
 
 NOTHING = "-"  # where there is no score
 _DIGITS = 4  # of what is written into manifests
@@ -37,6 +38,8 @@ def grids(result: ScoringResult) -> list[Grid]:
     tables = [_summary(result)]
     if result.panoptic:
         tables.append(_panoptic(result.panoptic))
+    if result.thing_sizes:
+        tables.append(_thing_sizes(result.thing_sizes))
     if result.depth_panoptic:
         tables.append(_depth_panoptic("DPQ (%)", result.depth_panoptic))
     if result.video:
@@ -89,6 +92,22 @@ def _panoptic(result: PanopticResult) -> Grid:
         for name, group in groups
     )
     return Grid("panoptic quality (%)", ("", "PQ", "SQ", "RQ", "categories"), rows)
+
+
+def _thing_sizes(sizes: ThingSizes) -> Grid:
+    edges = [f"{100 * edge:g}" for edge in SIZE_EDGES]
+    names = (f"below {edges[0]} %", *(f"{a} to {b} %" for a, b in pairwise(edges)), f"above {edges[-1]} %")
+    rows = tuple(
+        (name, str(true), _share(found, true), str(predicted), _share(right, predicted))
+        for name, true, found, predicted, right in zip(
+            names, *(n.tolist() for n in (sizes.true, sizes.found, sizes.predicted, sizes.right)), strict=True
+        )
+    )
+    return Grid("things by their share of the image", ("size", "true", "found (%)", "predicted", "right (%)"), rows)
+
+
+def _share(part: int, whole: int) -> str:
+    return percent(part / whole) if whole else NOTHING
 
 
 def _depth_panoptic(title: str, result: DepthPanopticResult) -> Grid:

@@ -21,17 +21,14 @@ from typing import Any
 import numpy as np
 
 from panoptic_depth_ros.taxonomy import VOID_PANOPTIC_ID, Taxonomy
+from panoptic_depth_training.metrics.matching import check_categories, match_segments, pair_runs, summed
 from panoptic_depth_training.metrics.panoptic import (
     Absent,
     PanopticResult,
     SegmentCounts,
-    check_categories,
     check_same,
-    count_segments,
     known,
-    pair_runs,
     panoptic_result,
-    summed,
 )
 
 DEPTH_IGNORED = 0.0  # the "threshold" at which no pixel is taken away: plain (video) panoptic quality
@@ -260,7 +257,8 @@ class DepthPanopticQuality:
                 continue
             table = _Table.joined(list(recent)[-window:])
             for column, threshold in enumerate(thresholds):
-                counts[threshold, window] += count_segments(*table.at(column), len(self.taxonomy))
+                matching = match_segments(*table.at(column), len(self.taxonomy))
+                counts[threshold, window] += SegmentCounts.of(matching, len(self.taxonomy))
 
 
 def relative_errors(frame: DepthFrame) -> tuple[np.ndarray, np.ndarray]:

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Panoptic quality (Kirillov et al., CVPR 2019), with the counts of the COCO panoptic API.
 
-Maps hold panoptic ids, ``category * 1000 + instance`` and 65535 for void. An image is read once, into a table of
-how many pixels each pair of a true and a predicted segment shares; everything else follows from that table.
-H, W: image; P: pairs; K: categories.
+H, W: image; K: categories. Segments are matched in ``matching.py``.
 """
 
 from __future__ import annotations
@@ -14,11 +12,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from panoptic_depth_ros.taxonomy import LABEL_DIVISOR, VOID_PANOPTIC_ID, Taxonomy
+from panoptic_depth_ros.taxonomy import Taxonomy
+from panoptic_depth_training.metrics.matching import Matching, check_categories, match_segments, pair_runs, summed
 
-MATCH_IOU = 0.5  # above one half, a segment can match one other at most
-IGNORED_SHARE = 0.5  # a prediction with more than this on unlabeled ground is not held against the network
-_ID_BITS = 16
+SIZE_EDGES = (0.00025, 0.001, 0.004, 0.016)  # of an image's area, from speck to close by
 
 # What a mean does with a category that was never matched: "left_out" takes the mean over the categories that occur
 # (truth or prediction), "zero" counts every other one as 0, "nan" lets 0/0 stand, which makes the mean NaN too.
@@ -39,8 +36,64 @@ class SegmentCounts:
         none = np.zeros(num_categories + 1, np.int64)
         return cls(none.astype(np.float64), none, none, none)
 
+    @classmethod
+    def of(cls, matching: Matching, num_categories: int) -> SegmentCounts:
+        def per_category(category: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+            return np.bincount(category, weights, minlength=num_categories + 1)
+
+        return cls(
+            iou=per_category(matching.matched_category, matching.iou),
+            tp=per_category(matching.matched_category),
+            fp=per_category(matching.predicted_category[~matching.right]),
+            fn=per_category(matching.true_category[~matching.found]),
+        )
+
     def __add__(self, other: SegmentCounts) -> SegmentCounts:
         return SegmentCounts(self.iou + other.iou, self.tp + other.tp, self.fp + other.fp, self.fn + other.fn)
+
+
+@dataclass(frozen=True)
+class ThingSizes:
+    """Things by their share of the image: the N = len(SIZE_EDGES) + 1 ranges from small to large."""
+
+    true: np.ndarray  # [N] int64, true things of that size
+    found: np.ndarray  # [N] int64, of these
+    predicted: np.ndarray  # [N] int64, predicted things of that size
+    right: np.ndarray  # [N] int64, of these
+
+    @classmethod
+    def zeros(cls) -> ThingSizes:
+        none = np.zeros(len(SIZE_EDGES) + 1, np.int64)
+        return cls(none, none, none, none)
+
+    @classmethod
+    def of(cls, matching: Matching, thing_ids: tuple[int, ...], image_area: int) -> ThingSizes:
+        def per_size(category: np.ndarray, area: np.ndarray, chosen: np.ndarray | bool = True) -> np.ndarray:
+            area = area[np.isin(category, thing_ids) & chosen]
+            return np.bincount(np.searchsorted(SIZE_EDGES, area / image_area, "right"), minlength=len(SIZE_EDGES) + 1)
+
+        true = matching.true_category, matching.true_area
+        predicted = matching.predicted_category, matching.predicted_area
+        return cls(
+            per_size(*true), per_size(*true, matching.found), per_size(*predicted), per_size(*predicted, matching.right)
+        )
+
+    def __add__(self, other: ThingSizes) -> ThingSizes:
+        return ThingSizes(
+            self.true + other.true,
+            self.found + other.found,
+            self.predicted + other.predicted,
+            self.right + other.right,
+        )
+
+    def to_dict(self) -> list[dict[str, Any]]:
+        """One range after the other."""
+        return [
+            {"from": near, "to": far, "true": int(t), "found": int(f), "predicted": int(p), "right": int(r)}
+            for near, far, t, f, p, r in zip(
+                (0, *SIZE_EDGES), (*SIZE_EDGES, 1), self.true, self.found, self.predicted, self.right, strict=True
+            )
+        ]
 
 
 @dataclass(frozen=True)
@@ -107,6 +160,7 @@ class PanopticQuality:
         self.taxonomy = taxonomy
         self.instance_zero_is_crowd = instance_zero_is_crowd
         self.counts = SegmentCounts.zeros(len(taxonomy))
+        self.thing_sizes = ThingSizes.zeros()
 
     def add(self, prediction_ids: np.ndarray, truth_ids: np.ndarray) -> None:
         """Count an image; panoptic ids [H, W] of any integer type.
@@ -117,114 +171,19 @@ class PanopticQuality:
         pairs, pixels = summed(pairs, np.diff(starts, append=truth_ids.size)[:, None])
         check_categories(pairs, len(self.taxonomy))
         crowds = self.taxonomy.thing_ids if self.instance_zero_is_crowd else ()
-        self.counts += count_segments(pairs, pixels[:, 0], len(self.taxonomy), crowds)
+        matching = match_segments(pairs, pixels[:, 0], len(self.taxonomy), crowds)
+        self.counts += SegmentCounts.of(matching, len(self.taxonomy))
+        self.thing_sizes += ThingSizes.of(matching, self.taxonomy.thing_ids, truth_ids.size)
 
     def merge(self, other: PanopticQuality) -> None:
         """Add what another accumulator has counted; raises ValueError where it counts differently."""
         check_same("taxonomy", self.taxonomy, other.taxonomy)
         check_same("instance_zero_is_crowd", self.instance_zero_is_crowd, other.instance_zero_is_crowd)
         self.counts += other.counts
+        self.thing_sizes += other.thing_sizes
 
     def result(self) -> PanopticResult:
         return panoptic_result(self.counts, self.taxonomy, "left_out")
-
-
-def pair_runs(prediction: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Runs of pixels with the same pair of ids, in reading order: the pairs [R] int64 and where they start [R].
-
-    Labels change a few ten thousand times in an image of two million pixels; to look for the changes is ten times
-    faster than to sort or to count pixels.
-    """
-    if prediction.shape != truth.shape or truth.size == 0:
-        raise ValueError(
-            f"prediction {prediction.shape} and truth {truth.shape}: expected maps of one size; resize the prediction"
-        )
-    flat_prediction = _as_uint16("prediction", prediction).ravel()
-    flat_truth = _as_uint16("truth", truth).ravel()
-    changes = flat_prediction[1:] != flat_prediction[:-1]
-    changes |= flat_truth[1:] != flat_truth[:-1]
-    starts = np.concatenate([[0], np.flatnonzero(changes) + 1])
-    pairs = flat_truth[starts].astype(np.int64) << _ID_BITS | flat_prediction[starts]
-    return pairs, starts
-
-
-def _as_uint16(name: str, ids: np.ndarray) -> np.ndarray:
-    if ids.dtype in (np.uint8, np.uint16):
-        return ids.astype(np.uint16, copy=False)
-    if not np.issubdtype(ids.dtype, np.integer):
-        raise ValueError(f"{name} has type {ids.dtype}; expected integer ids")
-    if ids.min() < 0 or ids.max() > VOID_PANOPTIC_ID:
-        raise ValueError(
-            f"{name} holds ids {ids.min()} to {ids.max()}; expected category * {LABEL_DIVISOR} + instance "
-            f"with {VOID_PANOPTIC_ID} for void"
-        )
-    return ids.astype(np.uint16)
-
-
-def summed(pairs: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each pair once, ascending [P], and the sums of its rows in values [R, C]: [P, C] int64."""
-    order = np.argsort(pairs, kind="stable")
-    pairs = pairs[order]
-    starts = np.concatenate([[0], np.flatnonzero(pairs[1:] != pairs[:-1]) + 1])
-    return pairs[starts], np.add.reduceat(values[order], starts, axis=0, dtype=np.int64)
-
-
-def split(pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """True and predicted ids [P] of pairs."""
-    return pairs >> _ID_BITS, pairs & VOID_PANOPTIC_ID
-
-
-def check_categories(pairs: np.ndarray, num_categories: int) -> None:
-    """Raise ValueError unless all ids of the pairs belong to a category or are void."""
-    for name, ids in zip(("truth", "prediction"), split(pairs), strict=True):
-        strange = ids[(ids >= num_categories * LABEL_DIVISOR) & (ids != VOID_PANOPTIC_ID)]
-        if len(strange):
-            raise ValueError(
-                f"{name} holds id {strange[0]}, category {strange[0] // LABEL_DIVISOR}; expected categories below "
-                f"{num_categories} or {VOID_PANOPTIC_ID} for void; map the data set's labels to the taxonomy first"
-            )
-
-
-def count_segments(
-    pairs: np.ndarray, pixels: np.ndarray, num_categories: int, crowd_categories: tuple[int, ...] = ()
-) -> SegmentCounts:
-    """Match the segments of one image (or of a window of frames that share their ids).
-
-    ``pairs`` [P], each once, with their ``pixels`` [P] > 0; in ``crowd_categories`` a true instance 0 is a crowd.
-    """
-    truth_ids, prediction_ids = split(pairs)
-    truth_ids, truth = np.unique(truth_ids, return_inverse=True)  # from here on, truth and prediction are positions
-    prediction_ids, prediction = np.unique(prediction_ids, return_inverse=True)
-    truth_category = np.minimum(truth_ids // LABEL_DIVISOR, num_categories)  # void's 65 becomes K, 'no label'
-    prediction_category = np.minimum(prediction_ids // LABEL_DIVISOR, num_categories)
-    is_void = truth_ids == VOID_PANOPTIC_ID
-    is_crowd = (truth_ids % LABEL_DIVISOR == 0) & np.isin(truth_category, crowd_categories)
-    is_counted = ~is_void & ~is_crowd
-    same_category = truth_category[truth] == prediction_category[prediction]
-
-    truth_area = np.bincount(truth, pixels)
-    prediction_area = np.bincount(prediction, pixels)
-    on_void = np.bincount(prediction, pixels * is_void[truth])
-    on_crowd = np.bincount(prediction, pixels * (is_crowd[truth] & same_category))
-
-    candidate = np.flatnonzero(same_category & is_counted[truth])
-    truth, prediction, shared = truth[candidate], prediction[candidate], pixels[candidate]
-    iou = shared / (truth_area[truth] + prediction_area[prediction] - shared - on_void[prediction])
-    matched = iou > MATCH_IOU
-    missed, invented = is_counted, (on_void + on_crowd) / prediction_area <= IGNORED_SHARE
-    missed[truth[matched]] = False
-    invented[prediction[matched]] = False
-
-    def per_category(category: np.ndarray) -> np.ndarray:
-        return np.bincount(category, minlength=num_categories + 1)
-
-    match_category = truth_category[truth[matched]]
-    return SegmentCounts(
-        iou=np.bincount(match_category, iou[matched], minlength=num_categories + 1),
-        tp=per_category(match_category),
-        fp=per_category(prediction_category[invented]),
-        fn=per_category(truth_category[missed]),
-    )
 
 
 def panoptic_result(

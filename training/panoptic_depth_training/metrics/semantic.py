@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from panoptic_depth_ros.taxonomy import LABEL_DIVISOR, VOID_CATEGORY, VOID_PANOPTIC_ID
-from panoptic_depth_training.metrics.panoptic import check_same, known, pair_runs, split, summed
+from panoptic_depth_training.metrics.matching import pair_runs, split, summed
+from panoptic_depth_training.metrics.panoptic import check_same, known
 
 
 @dataclass(frozen=True)
