@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -13,8 +14,10 @@ from panoptic_depth_ros.manifest import Manifest
 from panoptic_depth_ros.taxonomy import Category, Taxonomy
 from panoptic_depth_training.export.agreement import (
     LIMITS,
+    NO_SEGMENTS,
     Comparison,
     Outputs,
+    Quality,
     agreement,
     compare,
     faults,
@@ -109,6 +112,15 @@ def test_over_all_pictures_shares_and_errors_are_means_and_the_largest_depth_err
     assert found.segments == 6
     assert (found.equal_pixels, found.depth_median, found.score_difference) == pytest.approx((0.9, 0.1, 0.05))
     assert found.depth_max == 0.7
+
+
+def test_pictures_without_a_segment_are_said_to_show_little(answer):
+    empty = replace(agreement("a", answer, answer), segments=0)
+    nothing = Comparison((empty,), (Quality("file", math.nan, None),))
+    assert NO_SEGMENTS in table(nothing)
+    assert "nan" not in table(nothing)
+    some = replace(nothing, agreements=(empty, agreement("b", answer, answer)))
+    assert NO_SEGMENTS not in table(some)
 
 
 def stacked(row: Outputs, count: int) -> Outputs:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isnan
 
 import numpy as np
 
@@ -49,6 +50,10 @@ LIMITS = {
     "int8": Agreement("", 0, 0.93, 0.0, 2e-2, 0.2, np.inf, 2e-2),
     "int8-fp16": Agreement("", 0, 0.93, 0.0, 2e-2, 0.2, np.inf, 2e-2),
 }
+NO_SEGMENTS = (
+    "The network finds no segment on these pictures, so that they cannot show whether masks survived the export; "
+    "train it longer, or give other pictures (--images)."
+)
 _SHARES = ("equal_pixels", "equal_ids")
 
 
@@ -153,10 +158,12 @@ def table(comparison: Comparison) -> str:
     lines += ["", f"{'panoptic quality by':{width}}  the network's answers  the data's labels"]
     first = comparison.qualities[0].by_labels
     for quality in comparison.qualities:
-        line = f"{quality.what:{width}}  {quality.by_network:21.1f}"
+        line = f"{quality.what:{width}}  {'-' if isnan(quality.by_network) else f'{quality.by_network:.1f}':>21}"
         if quality.by_labels is not None and first is not None:
             line += f"  {quality.by_labels:9.2f} ({quality.by_labels - first:+.2f})"
         lines.append(line)
+    if not any(row.segments for row in comparison.agreements):
+        lines += ["", NO_SEGMENTS]
     return "\n".join(lines)
 
 
