@@ -4,8 +4,8 @@
     python benchmarks/acceptance.py                                             # untrained, 256x512; some minutes
     python benchmarks/acceptance.py --weights vehicle=runs/vehicle/weights.pt --images camvid:/data/camvid:val
 
-Exports every preset in every precision (paper with its deformable convolutions as plain operators, and not in int8),
-and holds ONNX Runtime and OpenVINO against PyTorch in float32 on rendered streets and, with --images, real ones.
+Exports compact, vehicle and paper in every precision they take (paper has its deformable convolutions as plain
+operators, and no int8), and holds ONNX Runtime and OpenVINO against PyTorch in float32 on rendered streets and, with --images, real ones.
 TensorRT-RTX builds each graph for a GPU that need not be here. Exit status 1 where one of it fails: an export, an
 engine, a plugin layer in TensorRT, or an answer further from PyTorch's than rounding explains (marked with !).
 
@@ -34,6 +34,7 @@ from panoptic_depth_ros.engines import Engine
 from panoptic_depth_ros.engines.errors import EngineError
 from panoptic_depth_ros.engines.parity import Outputs, Parity, check, compare
 from panoptic_depth_ros.engines.tensorrt_build import BuildOptions, build, import_tensorrt, is_rtx
+from panoptic_depth_ros.interrupt import INTERRUPTED
 from panoptic_depth_ros.manifest import PRECISIONS
 from panoptic_depth_ros.preprocess import fit
 from panoptic_depth_training.datasets.cityscapes import CITYSCAPES
@@ -211,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"acceptance: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     console.print("\n".join(machine.lines()), highlight=False)
     console.print(figures.table())
     console.print("\n".join(problems), highlight=False)

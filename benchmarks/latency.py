@@ -31,6 +31,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from panoptic_depth_ros.camera import PinholeCamera
+from panoptic_depth_ros.interrupt import INTERRUPTED
 from panoptic_depth_ros.manifest import ModelError
 from panoptic_depth_ros.messages import RGB_DECODERS
 from panoptic_depth_ros.recording import Recording
@@ -40,7 +41,6 @@ from panoptic_depth_ros.timing import Percentiles
 PICTURES = 16
 WARM_UP = 3  # rounds that do not count
 STAGES = ("preprocess", "engine", "prediction", "maps", "frame")
-INTERRUPTED = 130
 FILE_WIDTH = 180  # characters, where output is no terminal
 
 
@@ -159,7 +159,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=0, help="on the CPU (default: each engine's own choice)")
     parser.add_argument("--frames", type=int, default=100, help="of each engine (default %(default)s)")
     parser.add_argument("--size", type=_size, metavar="HEIGHTxWIDTH", help="input of .pt and presets")
-    parser.add_argument("--camera", type=_size, default=(1920, 1200), metavar="WIDTHxHEIGHT", help="default 1920x1200")
+    parser.add_argument("--camera", type=_size, default=(1200, 1920), metavar="HEIGHTxWIDTH", help="default 1200x1920")
     parser.add_argument("--images", default="", metavar="SOURCE", help="default: the drive that comes along")
     parser.add_argument("--half", action="store_true", help="as well: PyTorch and OpenVINO in half precision")
     parser.add_argument("--graph", action="store_true", help="as well: PyTorch with one CUDA graph a frame")
@@ -175,7 +175,7 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def run(options: argparse.Namespace, machine: Machine, console: Console) -> int:
-    width, height = options.camera
+    height, width = options.camera
     camera = PinholeCamera(height, width, 0.8 * width, 0.8 * width, width / 2, height / 2)
     own = ("threads", "size", "half", "graph", "compile", "cut")
     setting = Setting(camera, tuple(options.device), *(getattr(options, name) for name in own))

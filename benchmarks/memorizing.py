@@ -60,7 +60,7 @@ class Lesson:
 LESSONS = {
     "compact": Lesson(images=16, batch=16, steps=900, learning_rate=2e-3),
     "vehicle": Lesson(images=16, batch=16, steps=1200, learning_rate=1e-3),
-    "paper": Lesson(images=4, batch=4, steps=500, learning_rate=5e-4),
+    "paper": Lesson(images=4, batch=4, steps=400, learning_rate=5e-4),
 }
 
 

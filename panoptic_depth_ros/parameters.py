@@ -34,8 +34,8 @@ class NodeParameters:
     model: str = parameter("", "Path of the exported model (.onnx). Empty: the compact model that comes along.")
     device: str = parameter(
         "auto",
-        "What runs the model: TensorRT, OpenVINO, ONNX Runtime on the GPU (cuda) or the CPU (cpu). auto: the first of "
-        "these four that can run here.",
+        "What runs the model: TensorRT, ONNX Runtime on the GPU (cuda), OpenVINO, ONNX Runtime on the CPU (cpu). auto: "
+        "the first of these four that can run here.",
         choices=DEVICES,
     )
     engine_threads: int = parameter(0, "CPU threads of the engine. 0: one per core.", at_least=0, at_most=256)

@@ -129,7 +129,7 @@ install_packages() {
         extras=${extras:+$extras,}openvino,test,train
         say "installing the program, PyTorch and the tools (3.6 GB to load, 7 GB of disk, minutes; log: .venv/setup.log)"
     else
-        say "installing the program (200 MB to load, 650 MB of disk, a minute or two; log: .venv/setup.log)"
+        say "installing the program (195 MB to load, 700 MB of disk, minutes; log: .venv/setup.log)"
     fi
     pip_install "${constraints[@]}" -e "$root${extras:+[$extras]}"
     if [[ $level == test && $(uname -sm) == "Linux x86_64" ]]; then

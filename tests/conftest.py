@@ -8,7 +8,7 @@ from collections.abc import Generator
 
 import pytest
 
-MODULES = ("cv_bridge", "launch", "launch_ros", "sensor_msgs_py", "tensorrt", "tf2_ros", "vision_msgs")
+MODULES = ("cv_bridge", "launch", "launch_ros", "sensor_msgs_py", "tensorrt", "vision_msgs")
 
 # How the reason of an accepted skip begins; pytest.importorskip words it itself.
 ACCEPTED_REASONS = ("needs a GPU", *(f"could not import '{module}{end}" for module in MODULES for end in "'."))

@@ -17,7 +17,7 @@ import numpy as np
 
 from panoptic_depth_ros.manifest import Manifest, ModelError, read_manifest
 
-DEVICES = ("auto", "tensorrt", "openvino", "cuda", "cpu")
+DEVICES = ("auto", "tensorrt", "cuda", "openvino", "cpu")
 CPU_PRECISIONS = ("f32", "bf16")
 
 Report = Callable[[str], None]
@@ -52,8 +52,8 @@ def open_engine(
     """The engine for an exported .onnx file.
 
     Args:
-        device: ``tensorrt`` on an NVIDIA GPU, built when first used; ``openvino`` on the CPU; ``cuda`` and ``cpu`` are
-            ONNX Runtime's. ``auto`` is the first of these four that can run here.
+        device: ``tensorrt`` on an NVIDIA GPU, built when first used; ``cuda``, ONNX Runtime on such a GPU; ``openvino``
+            on the CPU; ``cpu``, ONNX Runtime there. ``auto`` is the first of these four that can run here.
         threads: CPU threads; 0 takes one per core.
         precision: OpenVINO's, f32 or bf16.
         workspace_gib: scratch memory that a layer of TensorRT's may use; 0 as TensorRT sees fit.
@@ -81,8 +81,8 @@ def open_engine(
 
 
 def _open_best(path: str | Path, threads: int, precision: str, workspace_gib: float, report: Report) -> Engine:
-    """What is there decides. An engine that is there and fails is an error, except that ONNX Runtime, which knows more
-    operators at about the same speed, steps in for OpenVINO.
+    """What is there decides. A TensorRT that is there and fails is an error: whoever installed it counts on its speed.
+    CUDA that finds no GPU and OpenVINO that lacks an operator are passed over, with a report.
     """
     read_manifest(path)  # a file that is no model is no engine's fault
     if (problem := _tensorrt_problem()) is None:

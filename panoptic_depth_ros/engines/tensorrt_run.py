@@ -2,14 +2,15 @@
 """Runs a TensorRT plan: pinned memory, three streams, two slots, CUDA graphs.
 
 Each slot has its own host and device buffers. An upload, a computation and a download have a stream each, tied by
-events, so that one frame uploads and the one before it downloads while a third computes::
+events. In `infer_each`, while a frame computes in one slot, the other is emptied of the frame before and takes the
+next::
 
-    upload    image k+1 ......    image k+2
-    compute   frame k .........   frame k+1
-    download      outputs k-1        outputs k
+    compute     frame k ..............................   frame k+1 ...
+    other slot  outputs k-1 download, image k+1 uploads   outputs k ...
 
-There is one execution context, hence one frame computes at a time. Its kernels are launched as a CUDA graph per slot
-where they can be captured, one by one where not.
+`infer`, which the node uses, has one frame under way: its answer is wanted before the next image is chosen. There is
+one execution context, hence one frame computes at a time. Its kernels are launched as a CUDA graph per slot where they
+can be captured, one by one where not.
 
 Each of the three lies between two events of its own stream, the first behind whatever it waits for, so that the GPU's
 clock tells how long it took, also beside other frames. That takes three more records a frame and no wait; nothing is

@@ -151,7 +151,7 @@ def test_of_exported_models_tensorrt_alone_tells_the_gpus_own_times(bench, monke
 
 def test_a_model_is_timed_from_picture_to_maps(bench, capsys):
     model = str(ROOT / "model" / "compact.onnx")
-    arguments = [model, "--device", "cpu", "--threads", "1", "--frames", "2", "--camera", "640x400"]
+    arguments = [model, "--device", "cpu", "--threads", "1", "--frames", "2", "--camera", "400x640"]
     assert bench("latency").main(arguments) == 0
     printed = capsys.readouterr().out
     assert "2 frames of each, 13 pictures 640x400, 1 threads" in printed

@@ -154,7 +154,7 @@ def test_a_damaged_network_is_refused(model: Callable[..., Path]) -> None:
 
 
 def test_a_device_is_one_of_a_few(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="'tpu' is unknown; expected one of auto, tensorrt, openvino, cuda, cpu"):
+    with pytest.raises(ValueError, match="'tpu' is unknown; expected one of auto, tensorrt, cuda, openvino, cpu"):
         open_engine(tmp_path / "m.onnx", "tpu")
 
 
@@ -222,6 +222,20 @@ def test_auto_takes_tensorrt_where_it_can_run(
     monkeypatch.setattr(tensorrt, "runnable", lambda: None)
     monkeypatch.setattr(tensorrt, "TensorRtEngine", lambda path, workspace_gib, report: ("TensorRT", workspace_gib))
     assert open_engine(model(), workspace_gib=1.5) == ("TensorRT", 1.5)  # type: ignore[comparison-overlap]
+
+
+def test_auto_takes_a_gpu_before_the_cpu(
+    model: Callable[..., Path], only: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    only("openvino")
+    import onnxruntime
+
+    from panoptic_depth_ros.engines import onnxruntime as ours
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(ours, "OnnxRuntimeEngine", lambda path, device, threads: device)
+    assert open_engine(model()) == "cuda"  # type: ignore[comparison-overlap]
 
 
 def test_auto_says_why_an_installed_tensorrt_is_not_used(

@@ -50,7 +50,7 @@ def test_values_of_the_command_line_are_in_force() -> None:
         ("cloud_max_depth:=0.0", "cloud_max_depth: expected float from 0.1"),
         ("cloud_max_depth:=far", "cloud_max_depth: expected float"),
         ("cloud_organized:=3", "cloud_organized: expected bool"),
-        ("device:=gpu", "device is 'gpu'; expected one of auto, tensorrt, openvino, cuda, cpu"),
+        ("device:=gpu", "device is 'gpu'; expected one of auto, tensorrt, cuda, openvino, cpu"),
         ("image_transport:=h264", "image_transport is 'h264'; expected one of auto, raw, compressed"),
         ("output_size:=huge", "output_size is 'huge'; expected one of image, network"),
     ],

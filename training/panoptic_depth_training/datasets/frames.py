@@ -75,7 +75,7 @@ class FrameFolder:
         return self.names[index]
 
     def sequence_of(self, index: int) -> str:
-        """Every frame is of a street of its own."""
+        """Views of a street do not follow each other in time: each is a sequence of its own."""
         return self.names[index]
 
     def files_of(self, index: int) -> tuple[Path, ...]:
