@@ -5,7 +5,8 @@
     python benchmarks/acceptance.py --weights vehicle=runs/vehicle/weights.pt --images camvid:/data/camvid:val
 
 Exports compact, vehicle and paper in every precision they take (paper has its deformable convolutions as plain
-operators, and no int8), and holds ONNX Runtime and OpenVINO against PyTorch in float32 on rendered streets and, with --images, real ones.
+operators, and no int8), and holds ONNX Runtime and OpenVINO against PyTorch in float32 on rendered streets and, with
+--images, real ones.
 TensorRT-RTX builds each graph for a GPU that need not be here. Exit status 1 where one of it fails: an export, an
 engine, a plugin layer in TensorRT, or an answer further from PyTorch's than rounding explains (marked with !).
 

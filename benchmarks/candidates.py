@@ -152,7 +152,8 @@ def _forms(options: TorchOptions) -> list[str]:
 def _in_pytorch(model: str, setting: Setting, device: str, options: TorchOptions, name: str, part: str) -> Candidate:
     import torch
 
-    from panoptic_depth_training.torch_engine import HALF, engine_for, torch_device
+    from panoptic_depth_training.inference import HALF
+    from panoptic_depth_training.torch_engine import engine_for, torch_device
 
     network, facts = network_of(model, setting.size)
     network.to(torch_device(device, Path(model)))

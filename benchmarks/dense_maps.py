@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from panoptic_depth_model.panoptic_depth import PanopticDepth
 from panoptic_depth_ros.engines.onnxruntime import open_session
 from panoptic_depth_ros.manifest import INPUT
-from panoptic_depth_training.torch_engine import AS_TRAINED, GpuRunner, TorchOptions, prepared
+from panoptic_depth_training.gpu_runner import GpuRunner
+from panoptic_depth_training.inference import prepared
+from panoptic_depth_training.torch_engine import AS_TRAINED, TorchOptions
 
 Maps = Callable[[np.ndarray], dict[str, float]]  # images [B, h, w, 3] uint8 -> milliseconds
 CONVOLUTIONS = ("Conv", "DeformConv")

@@ -24,12 +24,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from panoptic_depth_training.datasets.files import write_whole
 from panoptic_depth_training.datasets.street_folder import encode
 from panoptic_depth_training.datasets.street_scene import Hits, Scene
 from panoptic_depth_training.datasets.street_shapes import bake
 from panoptic_depth_training.datasets.street_view import View
-from panoptic_depth_training.datasets.synthetic import VIEWS, Frame, Street, random_shot
+from panoptic_depth_training.datasets.synthetic import VIEWS_A_STREET, Frame, Street, random_shot
+from panoptic_depth_training.output_files import write_whole
 
 STAGES = {
     "layout": "draws what stands where",
@@ -92,7 +92,7 @@ def render_street(seed: int, height: int, width: int, folder: Path) -> Seconds:
     """Seconds by stage for all frames of a street."""
     spent = dict.fromkeys(STAGES, 0.0)
     street = TimedStreet(seed, spent)
-    for number in range(seed * VIEWS, (seed + 1) * VIEWS):
+    for number in range(seed * VIEWS_A_STREET, (seed + 1) * VIEWS_A_STREET):
         shot = random_shot(street, number, height, width)
         rng = np.random.default_rng(number)
         scene, line = street.scene(shot.time_s), street.layout.centerline
@@ -131,7 +131,7 @@ def measure(height: int, width: int, processes: int, streets: int) -> tuple[Seco
         jobs = [pool.submit(render_street, seed, height, width, Path(folder)) for seed in seeds]
         answers = [job.result() for job in jobs]
         elapsed = time.perf_counter() - started
-    frames = len(answers) * VIEWS
+    frames = len(answers) * VIEWS_A_STREET
     return {stage: sum(answer[stage] for answer in answers) / frames for stage in STAGES}, frames / elapsed
 
 
@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument("--streets", type=int, default=4, help="for each process (default %(default)s)")
     streets = parser.parse_args().streets
     machine = f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before"
-    table = Table(title=f"Rendering, ms of CPU a frame ({VIEWS} frames a street); {machine}")
+    table = Table(title=f"Rendering, ms of CPU a frame ({VIEWS_A_STREET} frames a street); {machine}")
     table.add_column("stage")
     table.add_column("what")
     results = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A calibrated camera: from CameraInfo fields, through resizing, to rays and points.
+"""A calibrated camera: from CameraInfo fields, through resizing, to rays of pixels and pixels of points.
 
 Conventions: the optical frame has x right, y down, z forward (REP 103). Pixel (0, 0) is the *center* of the
 top-left pixel, so an image of width W spans -0.5 .. W-0.5. Depth is z, along the optical axis, not ray length.
@@ -72,13 +72,6 @@ class PinholeCamera:
         else:
             rays = _undistort(pixels, self.matrix, coefficients)
         return rays.reshape(*u.shape, 2).astype(np.float32)
-
-    def unproject(self, depth: np.ndarray) -> np.ndarray:
-        """Points [H, W, 3] float32 in meters, optical frame, from depth [H, W] in meters."""
-        if depth.shape != (self.height, self.width):
-            raise ValueError(f"depth is {depth.shape}, the camera is {(self.height, self.width)}: resize the camera")
-        depth = depth.astype(np.float32, copy=False)[..., None]
-        return np.concatenate([self.rays() * depth, depth], axis=-1)
 
     def project(self, points: np.ndarray) -> np.ndarray:
         """Pixels [N, 2] (u, v) float64 of points [N, 3] in the optical frame; NaN for points with z <= 0."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from panoptic_depth_ros.interrupt import interrupt_once
+from panoptic_depth_ros.interrupt import INTERRUPTED, interrupt_once
 from panoptic_depth_ros.manifest import ModelError
 from panoptic_depth_ros.recording import RecordingError
 from panoptic_depth_ros.share import share_path
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         return 1
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     return 0
 
 
@@ -141,7 +141,13 @@ def _run(options: argparse.Namespace) -> None:
 
     console = Console()
     run_offline(options.bag, options.out, _model(options), options.image, console)
-    console.print(report_table(read_report(options.bag, options.out, options.image), title=str(options.out)))
+    report = read_report(options.bag, options.out, options.image)
+    console.print(report_table(report, title=str(options.out)))
+    if report.failed:
+        raise RecordingError(
+            f"recording {options.out}: complete but for {report.failed} of {report.frames_in} frames; "
+            "the lines above say why they were left out"
+        )
 
 
 def _play(options: argparse.Namespace) -> None:

@@ -8,10 +8,10 @@ runs offline.
 from __future__ import annotations
 
 import importlib.util
-import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -19,43 +19,98 @@ from rich.console import Console
 from rich.progress import Progress
 
 from panoptic_depth_ros.engines import open_engine
-from panoptic_depth_ros.offline import PREFIX, run
+from panoptic_depth_ros.manifest import read_manifest
+from panoptic_depth_ros.offline import PREFIX, check, run
 from panoptic_depth_ros.outputs import SEGMENTS, TYPES
 from panoptic_depth_ros.recording import Recording, RecordingError
 from panoptic_depth_ros.report import read_report, report_table, write_pictures
 
 _READY_S = 60.0
 _QUIET_S = 2.0
+_PICTURES = 5
+_DIAGNOSTICS = "/diagnostics"
 
 
 def demo(bag: Path, out: Path, model: Path, rate: float, image_topic: str, console: Console) -> None:
-    """Run the demo; leaves ``out``/recording (a rosbag2) and ``out``/frame_*.png, in place of those of another run.
+    """Run the demo; leaves ``out``/recording (a rosbag2) and ``out``/frame_N.png, in place of those of another demo.
+
+    Until the new results are complete, those of the other demo stay where they are.
 
     Raises:
-        RecordingError: the recording cannot be used, or one of the processes failed.
+        RecordingError: the recording cannot be used, ``out`` holds what no demo wrote, or one of the processes failed.
+        ModelError: the model cannot be used.
     """
-    recording = out / "recording"
-    with Recording(bag) as source:  # before anything is removed
+    with Recording(bag) as source:
         source.camera_topics(image_topic)
+    recording = out / "recording"
     if recording.resolve() in (bag.resolve(), *bag.resolve().parents):
         raise RecordingError(f"recording {bag}: the demo would replace it with its results; give another --out")
-    for old in (recording, recording.with_name("recording.unfinished")):
-        shutil.rmtree(old, ignore_errors=True)
-    for picture in out.glob("frame_*.png"):
-        picture.unlink()
-    if importlib.util.find_spec("rclpy") is None:
-        console.print("no ROS 2 here (rclpy cannot be imported): the recording runs offline, without topics")
-        run_offline(bag, recording, model, image_topic, console)
-    else:
-        _run_on_topics(bag, recording, model, rate, image_topic, console)
-    console.print(report_table(read_report(bag, recording, image_topic), title=f"{bag.name} through panoptic_depth"))
-    for path in write_pictures(bag, recording, out, count=5, image_topic=image_topic):
-        console.print(f"picture   {path}")
+    read_manifest(model)
+    _require_replaceable(out)
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="unfinished_", dir=out) as folder:
+        fresh = Path(folder) / "recording"
+        try:
+            if importlib.util.find_spec("rclpy") is None:
+                console.print("no ROS 2 here (rclpy cannot be imported): the recording runs offline, without topics")
+                run_offline(bag, fresh, model, image_topic, console)
+            else:
+                _run_on_topics(bag, fresh, model, rate, image_topic, console)
+            report = read_report(bag, fresh, image_topic)
+            pictures = write_pictures(bag, fresh, fresh.parent, _PICTURES, image_topic)
+        except RecordingError:
+            console.print(f"{out} is left as it was; what this demo had recorded is removed")
+            raise
+        _replace(out, fresh, pictures)
+    console.print(report_table(report, title=f"{bag.name} through panoptic_depth"))
+    for picture in pictures:
+        console.print(f"picture   {out / picture.name}")
     console.print(f"recording {recording}")
+
+
+def _require_replaceable(out: Path) -> None:
+    """RecordingError where ``out`` holds files under the names of the results that are not a demo's."""
+    recording = out / "recording"
+    if recording.exists():
+        foreign = [] if _is_result(recording) else [recording]
+    else:
+        foreign = [picture for picture in _pictures(out) if picture.exists()]
+    if foreign:
+        raise RecordingError(f"{', '.join(map(str, foreign))}: not a demo's result; give another --out")
+
+
+def _is_result(folder: Path) -> bool:
+    """Whether a folder is a recording that a demo made, and nothing else."""
+    if not folder.is_dir() or {path.name for path in folder.iterdir()} != {"metadata.yaml", "recording.mcap"}:
+        return False
+    try:
+        with Recording(folder) as recording:
+            topics = list(recording.topics)
+    except RecordingError:
+        return False
+    ours = [topic for topic in topics if topic.startswith(f"{PREFIX}/")]
+    return bool(ours) and set(topics) <= {*ours, _DIAGNOSTICS}
+
+
+def _pictures(out: Path) -> list[Path]:
+    """Where a demo writes its pictures."""
+    return [out / f"frame_{number}.png" for number in range(_PICTURES)]
+
+
+def _replace(out: Path, recording: Path, pictures: list[Path]) -> None:
+    """Put new results into the place of old ones, which move to where the new ones come from."""
+    for old in _pictures(out):
+        old.unlink(missing_ok=True)
+    if (old := out / "recording").exists():
+        old.rename(recording.with_name("replaced"))
+    recording.rename(old)
+    for picture in pictures:
+        picture.rename(out / picture.name)
 
 
 def run_offline(bag: Path, out: Path, model: Path, image_topic: str, console: Console) -> None:
     """Run a recording through a model with a progress bar."""
+    check(bag, out, image_topic)
     engine = open_engine(model, report=console.print)
     try:
         with Progress(console=console) as progress:
@@ -89,7 +144,7 @@ def _run_on_topics(bag: Path, out: Path, model: Path, rate: float, image_topic: 
         processes.start("node", node)
         command = [sys.executable, "-m", "panoptic_depth_ros.cli"]
         recorder = processes.start(
-            "recorder", [*command, "record", str(out), "--topics", r"/panoptic_depth/.*|/diagnostics"]
+            "recorder", [*command, "record", str(out), "--topics", f"{PREFIX}/.*|{_DIAGNOSTICS}"]
         )
         _wait_until_recorded(processes)
         console.print(f"playing {bag}")

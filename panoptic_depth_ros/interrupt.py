@@ -6,6 +6,7 @@ from __future__ import annotations
 import signal
 from types import FrameType
 
+INTERRUPTED = 130  # the exit status that shells give a program that Ctrl-C ended
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 

@@ -101,6 +101,8 @@ def read_model(path: str | Path) -> tuple[Manifest, bytes]:
         raise ModelError(
             f"model {path}: cannot be read ({error.strerror}); give the path of an exported .onnx"
         ) from error
+    if not model:
+        raise ModelError(f"model {path}: the file is empty; export it again")
     try:
         properties = metadata(memoryview(model))
     except (IndexError, ValueError) as error:

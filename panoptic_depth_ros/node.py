@@ -340,31 +340,40 @@ class PanopticDepthNode(Node):
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is interrupted; returns the process's exit code."""
     prepare_for_large_messages()
-    interrupt_once()
-    rclpy.init(args=args)
+    try:
+        interrupt_once()
+        rclpy.init(args=args)
+        return _run()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        return 0
+    finally:
+        rclpy.try_shutdown()
+
+
+def _run() -> int:
+    try:
+        return _start_and_spin()
+    except RuntimeError:
+        # What rclpy makes of an interrupt that hits it while it converts a message, and of every call after one: the
+        # interrupt has ended its context, even where a library in between kept it to itself.
+        if not was_interrupted():
+            raise
+        return 0
+
+
+def _start_and_spin() -> int:
     try:
         node = PanopticDepthNode()
-    except KeyboardInterrupt:
-        rclpy.try_shutdown()
-        return 0
     except (ModelError, ValueError, FileNotFoundError) as error:
         print(f"panoptic_depth: {error}", file=sys.stderr)
-        rclpy.try_shutdown()
         return 1
     try:
         rclpy.spin(node)
     except DeviceLostError as error:
         node.get_logger().fatal(f"{error}; the node ends, start it again")
         return 1
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except RuntimeError:
-        # What rclpy makes of an interrupt that hits it while it converts a message.
-        if not was_interrupted():
-            raise
     finally:
         node.destroy_node()
-        rclpy.try_shutdown()
     return 0
 
 

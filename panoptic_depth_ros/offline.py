@@ -29,11 +29,21 @@ from panoptic_depth_ros.recording import (
     make_header,
     make_message,
     make_stamp,
+    require_new,
     write_recording,
 )
 from panoptic_depth_ros.timing import Stopwatch
 
 PREFIX = "/panoptic_depth"
+
+
+def check(bag: Path, out: Path, image_topic: str = "") -> None:
+    """Raise RecordingError where `run` could not begin, for callers whose engine takes its time to load."""
+    with Recording(bag) as recording:
+        topic, _ = recording.camera_topics(image_topic)
+        if not recording.counts[topic]:
+            raise RecordingError(f"recording {bag}: no images on {topic}; it is empty")
+    require_new(out)
 
 
 def run(
@@ -47,7 +57,11 @@ def run(
     """Write the outputs for every image of a recording into a new one, under the node's topic names.
 
     ``on_frame`` is told how many of how many frames are done; ``warn`` what went wrong with single frames.
+
+    Raises:
+        RecordingError: the recording cannot be used, or none of its images can be read; or nothing can be written.
     """
+    check(bag, out, image_topic)
     with Recording(bag) as recording:
         image_topic, info_topic = recording.camera_topics(image_topic)
         pipeline = Pipeline(engine)
@@ -55,12 +69,15 @@ def run(
         with write_recording(out) as writer:
             messages = OutputMessages(make_message, CloudOptions())
             frames = _Frames(pipeline, messages, writer, is_rectified_topic(image_topic), warn)
-            frames.write_info(recording)
             total, done = recording.counts[image_topic], 0
             for recorded, calibration in _images(recording, image_topic, info_topic):
                 frames.process(recording, recorded, calibration)
                 done += 1
                 on_frame(done, total)
+            if not writer.counts:
+                raise RecordingError(
+                    f"recording {bag}: none of {done} images on {image_topic} could be read: {frames.first_fault}"
+                )
             frames.write_health(done)
 
 
@@ -76,7 +93,10 @@ def _images(recording: Recording, image_topic: str, info_topic: str) -> Iterator
 
 
 class _Frames:
-    """Turns images into output messages in a recording and keeps count."""
+    """Turns images into output messages in a recording and keeps count.
+
+    Nothing is written before the first image that can be read.
+    """
 
     def __init__(
         self,
@@ -94,13 +114,11 @@ class _Frames:
         self._health = Health()
         self._last_ns = 0
         self._problem = ""
+        self.first_fault = ""
 
-    def write_info(self, recording: Recording) -> None:
-        first = next(recording.messages(), None)
-        if first is None:
-            raise RecordingError(f"recording {recording.path}: it holds no messages")
-        info = panoptic_info_message(make_message, make_header(first.stamp_ns, ""), self._pipeline.manifest)
-        self._writer.write(f"{PREFIX}/output/panoptic_info", PANOPTIC_INFO, first.stamp_ns, info, latched=True)
+    def _write_info(self, stamp_ns: int) -> None:
+        info = panoptic_info_message(make_message, make_header(stamp_ns, ""), self._pipeline.manifest)
+        self._writer.write(f"{PREFIX}/output/panoptic_info", PANOPTIC_INFO, stamp_ns, info, latched=True)
 
     def process(self, recording: Recording, recorded: Recorded, calibration: Calibration | None) -> None:
         started, stopwatch = time.monotonic_ns(), Stopwatch()
@@ -111,8 +129,11 @@ class _Frames:
                 rgb = RGB_DECODERS[recorded.type_name](message)
         except (MessageError, RecordingError) as error:
             self._health.failed += 1
+            self.first_fault = self.first_fault or str(error)
             self._warn(f"frame at {recorded.stamp_ns} ns left out: {error}")
             return
+        if not self._writer.counts:
+            self._write_info(recorded.stamp_ns)
         camera = self._camera(calibration, rgb.shape[0], rgb.shape[1])
         maps = OutputMaps(self._pipeline(rgb, camera, stopwatch), rgb, rgb.shape[0], rgb.shape[1])
         names = computable(TYPES, camera)

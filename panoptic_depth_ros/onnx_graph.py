@@ -82,13 +82,16 @@ def metadata(model: memoryview) -> dict[str, str]:
     """The metadata properties of an ONNX file's content.
 
     Raises:
-        ValueError, IndexError: the content is no protobuf message, or is cut short.
+        ValueError, IndexError: the content is no protobuf message, is cut short, or holds no graph.
     """
-    properties = {}
+    properties, has_graph = {}, False
     for number, value in _fields(model):
+        has_graph = has_graph or number == _MODEL_GRAPH
         if number == _MODEL_METADATA:
             entry = dict(_fields(_bytes(value)))
             properties[_text(entry.get(1, b""))] = _text(entry.get(2, b""))
+    if not has_graph:
+        raise ValueError("no graph")  # a few bytes of anything may be a protobuf message
     return properties
 
 

@@ -110,12 +110,9 @@ def _qos(latched: bool, reliable: bool, depth: int) -> QoSProfile:
 class Recorder:
     """Records every topic whose name matches, from the moment it appears, with the QoS its publishers offer."""
 
-    def __init__(self, writer: RecordingWriter, pattern: str) -> None:
-        try:
-            self._pattern = re.compile(pattern)
-        except re.error as error:
-            raise ValueError(f"topic pattern {pattern!r} is no regular expression: {error}") from error
+    def __init__(self, writer: RecordingWriter, pattern: re.Pattern[str]) -> None:
         self._writer = writer
+        self._pattern = pattern
         self.node = Node("panoptic_depth_recorder")
         self._known: set[str] = set()
         self.node.create_timer(_DISCOVERY_PERIOD_S, self._discover)
@@ -189,10 +186,19 @@ def wait_for_takers(topics: Iterable[str], timeout_s: float, check: Callable[[],
 
 
 def record(path: Path, pattern: str) -> dict[str, int]:
-    """Record until interrupted; returns topic -> number of messages."""
+    """Record until interrupted; returns topic -> number of messages.
+
+    Raises:
+        RecordingError: the recording cannot be written.
+        ValueError: the pattern is no regular expression.
+    """
+    try:
+        wanted = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"topic pattern {pattern!r} is no regular expression: {error}") from error
     prepare_for_large_messages()
     with write_recording(path) as writer, _ros():
-        recorder = Recorder(writer, pattern)
+        recorder = Recorder(writer, wanted)
         try:
             rclpy.spin(recorder.node)
         except (KeyboardInterrupt, ExternalShutdownException):

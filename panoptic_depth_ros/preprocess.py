@@ -50,7 +50,7 @@ def fit(rgb: np.ndarray, height: int, width: int) -> tuple[np.ndarray, Placement
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or 0 in rgb.shape:
         raise ValueError(f"image is {rgb.dtype} {rgb.shape}; expected uint8 [height, width, 3], not empty")
     placement = place(rgb.shape[0], rgb.shape[1], height, width)
-    scaled = _scale(rgb, placement.height, placement.width)
+    scaled = resized(rgb, placement.height, placement.width)
     bottom, right = height - placement.top - placement.height, width - placement.left - placement.width
     image = cv2.copyMakeBorder(
         scaled, placement.top, bottom, placement.left, right, cv2.BORDER_CONSTANT, value=PADDING_COLOR
@@ -58,11 +58,11 @@ def fit(rgb: np.ndarray, height: int, width: int) -> tuple[np.ndarray, Placement
     return image, placement
 
 
-def _scale(rgb: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize by averaging areas, which keeps thin poles when shrinking; bilinear when enlarging."""
+def resized(rgb: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The image [height, width, 3] of [H, W, 3]: means of areas, which keep thin poles, or bilinear when enlarging."""
     if height > rgb.shape[0]:
         return cv2.resize(rgb, (width, height), interpolation=cv2.INTER_LINEAR)
     # Exact halves are the same averages, and OpenCV has them vectorized: twice as fast on a large camera.
-    while rgb.shape[0] >= 2 * height and rgb.shape[0] % 2 == rgb.shape[1] % 2 == 0:
+    while rgb.shape[0] >= 2 * height and rgb.shape[1] >= 2 * width and rgb.shape[0] % 2 == rgb.shape[1] % 2 == 0:
         rgb = cv2.resize(rgb, (rgb.shape[1] // 2, rgb.shape[0] // 2), interpolation=cv2.INTER_AREA)
     return cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import struct
 from array import array
 from collections.abc import Iterable, Iterator
@@ -33,6 +35,7 @@ from panoptic_depth_ros.share import share_path
 
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 CAMERA_INFO_TYPE = "sensor_msgs/msg/CameraInfo"
+_NO_CAMERAS = ("/truth/", "/panoptic_depth/")  # below these are images that were rendered or computed
 
 _VISION_MSGS = {
     "vision_msgs/msg/VisionClass": "uint16 class_id\nstring class_name\n",
@@ -150,35 +153,42 @@ class Recording:
                 f"recording {self.path}: a {recorded.type_name} on {recorded.topic} cannot be decoded ({error})"
             ) from error
 
-    def camera_topics(self, image_topic: str = "") -> tuple[str, str]:
+    def camera_topics(self, image_topic: str = "", remedy: str = "name one with --image") -> tuple[str, str]:
         """The topics of an image and of its camera_info ('' where there is none).
 
-        Without ``image_topic`` the only image topic beside a camera_info is taken, or else the only one.
+        Without ``image_topic`` the only camera's beside a camera_info is taken, or else the only camera's. ``remedy``
+        is what an error says to do where there are several.
         """
         images = [topic for topic, kind in self.topics.items() if kind in IMAGE_TYPES]
         if image_topic and image_topic not in images:
             raise RecordingError(
                 f"recording {self.path}: no images on {image_topic!r}; image topics: {', '.join(images) or 'none'}"
             )
-        image_topic = image_topic or self._only_camera_image(images)
+        # An image recorded raw and compressed is one camera's.
+        cameras = [t for t in images if not t.endswith("/compressed") or t.removesuffix("/compressed") not in images]
+        cameras = _of_cameras(cameras)
+        image_topic = image_topic or self._only_camera(cameras, remedy)
         infos = [topic for topic, kind in self.topics.items() if kind == CAMERA_INFO_TYPE]
         if (beside := _info_beside(image_topic)) in infos:
             return image_topic, beside
         # A calibration elsewhere can only be meant for this camera where there is no other.
-        return image_topic, infos[0] if len(infos) == len(images) == 1 else ""
+        infos = _of_cameras(infos)
+        return image_topic, infos[0] if len(infos) == len(cameras) == len(_of_cameras([image_topic])) == 1 else ""
 
-    def _only_camera_image(self, images: list[str]) -> str:
-        # An image recorded raw and compressed is one camera's.
-        cameras = [t for t in images if not t.endswith("/compressed") or t.removesuffix("/compressed") not in images]
+    def _only_camera(self, cameras: list[str], remedy: str) -> str:
         calibrated = [topic for topic in cameras if _info_beside(topic) in self.topics]
-        if not images:
-            raise RecordingError(f"recording {self.path}: no image topics; expected one of {', '.join(IMAGE_TYPES)}")
+        if not cameras:
+            raise RecordingError(
+                f"recording {self.path}: no image topics of a camera; expected one of {', '.join(IMAGE_TYPES)}"
+            )
         candidates = calibrated if len(calibrated) == 1 else cameras
         if len(candidates) != 1:
-            raise RecordingError(
-                f"recording {self.path}: {len(images)} image topics ({', '.join(images)}); name one with --image"
-            )
+            raise RecordingError(f"recording {self.path}: {len(cameras)} image topics ({', '.join(cameras)}); {remedy}")
         return candidates[0]
+
+
+def _of_cameras(topics: list[str]) -> list[str]:
+    return [topic for topic in topics if not topic.startswith(_NO_CAMERAS)]
 
 
 def _info_beside(image_topic: str) -> str:
@@ -239,21 +249,36 @@ class RecordingWriter:
         )
 
 
+def require_new(path: str | Path) -> None:
+    """Raise RecordingError where `write_recording` could not begin; nothing is made."""
+    path = Path(path).resolve()
+    for folder in (path, _unfinished(path)):
+        if folder.exists():
+            raise RecordingError(f"recording {folder}: exists already; choose another name or remove it")
+    above = next(folder for folder in path.parents if folder.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
+        raise RecordingError(
+            f"recording {path}: its folder cannot be made ({above} is no folder that can be written to); choose another"
+        )
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(f"{path.name}.unfinished")
+
+
 @contextmanager
 def write_recording(path: str | Path, *, compress: bool = False) -> Iterator[RecordingWriter]:
     """A writer for a new bag folder, complete when the block ends.
 
     The bag grows as ``path``.unfinished and takes its own name at the end, so a folder with the asked name is always
-    whole. After an error or an interruption what was written stays there, readable.
+    whole. After an error or an interruption the messages that were written, if any, stay there, readable.
 
     Raises:
         RecordingError: the folder exists already, or cannot be written.
     """
+    require_new(path)
     path = Path(path).resolve()  # "." has a name, too
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    for folder in (path, unfinished):
-        if folder.exists():
-            raise RecordingError(f"recording {folder}: exists already; choose another name or remove it")
+    unfinished = _unfinished(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -262,16 +287,28 @@ def write_recording(path: str | Path, *, compress: bool = False) -> Iterator[Rec
     if compress:
         writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
     try:
-        writer.open()
+        with _opened(writer, unfinished) as opened:
+            yield opened
+    except (WriterError, OSError) as error:
+        kept = f"; what was written lies in {unfinished}" if unfinished.exists() else ""
+        raise RecordingError(f"recording {path}: cannot be written ({error}){kept}") from error
+    _take_name(unfinished, path)
+
+
+@contextmanager
+def _opened(writer: Writer, folder: Path) -> Iterator[RecordingWriter]:
+    """The bag, open and then closed; after an error its folder stays only for the sake of messages."""
+    recording = RecordingWriter(writer)
+    writer.open()
+    try:
         try:
-            yield RecordingWriter(writer)
+            yield recording
         finally:
             writer.close()  # as a context manager it would leave a bag without metadata after an interruption
-    except (WriterError, OSError) as error:
-        raise RecordingError(
-            f"recording {path}: cannot be written ({error}); what was written lies in {unfinished}"
-        ) from error
-    _take_name(unfinished, path)
+    except BaseException:
+        if not recording.counts:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _take_name(unfinished: Path, path: Path) -> None:

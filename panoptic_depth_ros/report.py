@@ -104,7 +104,7 @@ def write_pictures(bag: Path, out: Path, folder: Path, count: int, image_topic: 
         images = {header_stamp(recorded): recorded for recorded in source.messages([topic])}
         colors = _category_colors(result)
         frames = [(stamp, frame) for stamp, frame in _frames(result).items() if stamp in images]
-        for number, index in enumerate(_spread(count, len(frames))):
+        for number, index in enumerate(spread(len(frames), count)):
             stamp, frame = frames[index]
             messages = {name: result.decode(recorded) for name, recorded in frame.items()}
             picture = _picture(messages, _rgb(source, images[stamp]), colors)
@@ -113,9 +113,11 @@ def write_pictures(bag: Path, out: Path, folder: Path, count: int, image_topic: 
     return paths
 
 
-def _spread(count: int, length: int) -> list[int]:
-    """At most ``count`` different indices, evenly from the first to the last."""
-    return sorted({round(i) for i in np.linspace(0, length - 1, min(count, length))})
+def spread(total: int, count: int | None) -> list[int]:
+    """Up to ``count`` (None: all) of the indices below ``total``, evenly from the first to the last."""
+    if count is None or count >= total:
+        return list(range(total))
+    return [int(index) for index in np.linspace(0, total - 1, count).round()]
 
 
 def _rgb(recording: Recording, recorded: Recorded) -> np.ndarray:

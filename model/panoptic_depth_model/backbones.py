@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from pathlib import Path
 
-import torch
 import torchvision
 from torch import Tensor, nn
 
 from panoptic_depth_model.detectron2_files import classifier_state, read_checkpoint
+from panoptic_depth_model.tensor_file import read_tensors
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 # The stride sits in the first 1x1 convolution of a bottleneck instead of the 3x3: what Caffe's weights were
@@ -138,10 +137,10 @@ def _state_from(name: str, source: str) -> dict[str, Tensor]:
         return classifier_state(read_checkpoint(Path(source)))
     if Path(source).exists():
         try:
-            state = torch.load(source, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-            raise ValueError(f"{source}: not a file that torch can read safely ({error})") from error
-        if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+            state = read_tensors(Path(source))
+        except OSError as error:
+            raise ValueError(f"{source}: cannot be read ({error})") from error
+        if not all(isinstance(value, Tensor) for value in state.values()):
             raise ValueError(f"{source}: expected the state dict of torchvision's {name}, names and tensors alone")
         return state
     known = torchvision.models.get_model_weights(CAFFE.get(name, name))

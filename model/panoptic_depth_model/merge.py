@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From overlapping masks to one segment per pixel: in static shapes, and as the papers tell it.
+"""From overlapping masks to one segment per pixel, in static shapes.
 
 Letters: B images, T things, R regions, N = T + R segments (things first), P pixels, h w map size. Things come with a
 score, regions with a flag whether they were found. A region may stand for things as well: it then competes for
@@ -141,49 +141,3 @@ def painted(masks: Tensor, score: Tensor, regions: Tensor, found: Tensor, stays:
     winner = torch.where(found[..., None, None], regions, 0.0).argmax(dim=1)
     free = torch.where(stays[:, things:].gather(1, winner.flatten(1)).view_as(winner), things + winner + 1, 0)
     return torch.where(rank.amin(dim=1) < things, rank.argmin(dim=1) + 1, free)
-
-
-def merge_sequentially(
-    things: Tensor,
-    score: Tensor,
-    regions: Tensor,
-    found: Tensor,
-    is_stuff: Tensor,
-    *,
-    min_probability: float,
-    max_overlap: float,
-    min_area: float,
-    allow_void: bool,
-) -> tuple[Tensor, Tensor]:
-    """One image's merge as the papers tell it, one segment after the other: what the functions above must equal.
-
-    Args:
-        things: probability [T, h, w].
-        score: [T]; 0 for a row that takes no part.
-        regions: probability [R, h, w].
-        found: [R] bool.
-        is_stuff: [R] bool; False where a region stands for things.
-
-    Returns:
-        labels [h, w], row + 1 of things and then regions, 0 void; and which of them stay [T + R] bool.
-    """
-    labels = torch.zeros(things.shape[1:], dtype=torch.int64)
-    stays = torch.zeros(len(things) + len(regions), dtype=torch.bool)
-    for row in torch.argsort(score, descending=True, stable=True).tolist():
-        mask = things[row] > min_probability
-        area, covered = int(mask.sum()), int((mask & (labels > 0)).sum())
-        if score[row] > 0 and area > 0 and covered <= max_overlap * area:
-            stays[row] = True
-            labels[mask & (labels == 0)] = row + 1
-    winner = torch.where(found[:, None, None], regions, 0.0).argmax(dim=0)
-    free = labels == 0
-    for row in range(len(regions)):
-        won = free & (winner == row)
-        if found[row] and is_stuff[row] and int(won.sum()) >= min_area:
-            stays[len(things) + row] = True
-            labels[won] = len(things) + row + 1
-    if not allow_void and bool(stays.any()):
-        probability = torch.cat([things, regions])
-        probability[~stays] = -1.0
-        labels = probability.argmax(dim=0) + 1
-    return labels, stays

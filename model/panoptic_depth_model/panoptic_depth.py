@@ -270,8 +270,8 @@ class PanopticDepth(nn.Module):
         scale, stride = self.config.depth, self.config.decisions.label_stride
         if scale is None:
             return None
-        rows = (labels - 1).clamp(min=0)
-        depth_m = upsampled_depth(table.depth, rows, depth_embedding, scale, EMBEDDING_STRIDE, stride)
+        row = (labels - 1).clamp(min=0)
+        depth_m = upsampled_depth(table.depth, row, depth_embedding, scale, EMBEDDING_STRIDE, stride)
         return scale.limited(cropped(depth_m, size, 1))
 
     def answer_depth(self, maps: Maps) -> Tensor:

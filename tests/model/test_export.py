@@ -31,9 +31,10 @@ pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 from panoptic_depth_ros.engines.onnxruntime import open_session  # noqa: E402
+from panoptic_depth_ros.interrupt import INTERRUPTED  # noqa: E402
 from panoptic_depth_training.export import file as exporting  # noqa: E402
 from panoptic_depth_training.export import graph as exported_graph  # noqa: E402
-from panoptic_depth_training.export.command import INTERRUPTED, main  # noqa: E402
+from panoptic_depth_training.export.command import main  # noqa: E402
 from panoptic_depth_training.export.options import ExportOptions  # noqa: E402
 from panoptic_depth_training.export.quantization import COORDINATES, split_coordinates  # noqa: E402
 

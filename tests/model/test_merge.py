@@ -15,11 +15,11 @@ from panoptic_depth_model.merge import (
     first_largest,
     highest,
     mask_quality,
-    merge_sequentially,
     most_probable,
     painted,
 )
 from panoptic_depth_model.resampling import upsampled
+from tests.model.sequential_merge import merge_sequentially
 
 ROUNDS = 8
 MAX_OVERLAP = 0.5

@@ -14,7 +14,6 @@ from panoptic_depth_model.config import PRESETS, SOME_THING, Decisions, Panoptic
 from panoptic_depth_model.deployable import Deployable, Outputs, segment_sums
 from panoptic_depth_model.depth import RELEASED, VARIANTS
 from panoptic_depth_model.kernels import dynamic_convolution
-from panoptic_depth_model.merge import merge_sequentially
 from panoptic_depth_model.panoptic_depth import (
     Inference,
     PanopticDepth,
@@ -23,6 +22,7 @@ from panoptic_depth_model.panoptic_depth import (
 )
 from panoptic_depth_model.weights import digest, load_weights, save_weights
 from panoptic_depth_ros.manifest import OUTPUTS
+from tests.model.sequential_merge import merge_sequentially
 
 
 @pytest.fixture(scope="module")
@@ -329,10 +329,59 @@ def test_weights_come_back_with_config_and_facts(tmp_path, network):
     assert [entry.name for entry in tmp_path.iterdir()] == ["weights.pt"]
 
 
-def test_a_file_that_holds_no_weights_is_refused(tmp_path):
-    torch.save({"model": {}}, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match="expected a file written by save_weights"):
-        load_weights(tmp_path / "other.pt")
+def test_weights_that_cannot_be_written_leave_what_was_there(tmp_path, network, monkeypatch):
+    path = tmp_path / "weights.pt"
+    save_weights(path, network, {"run": 1})
+
+    def full_disk(contents, file):
+        file.write_bytes(b"half")
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 128 vs 64")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match=r"weights\.pt could not be written; .* room on the disk"):
+        save_weights(path, network, {"run": 2})
+    assert load_weights(path)[1] == {"run": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["weights.pt"]
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        (b"", "no file of tensors, or cut short"),
+        (b"epochs: 3\n", "no file of tensors, or cut short"),
+        ([1, 2], "expected named tensors and values, found a list"),
+        ({"model": {}}, "expected 'panoptic_depth weights 2', .* the file says 'nothing of the kind'"),
+        ({"format": "panoptic_depth weights 1"}, "the file says 'panoptic_depth weights 1'"),
+        ({"format": "panoptic_depth checkpoint 3"}, r"under way; expected its result, weights\.pt in the same folder"),
+        ({"format": "panoptic_depth weights 2", "config": {}}, "lacks a part of that"),
+    ],
+)
+def test_a_file_that_holds_no_weights_is_refused(tmp_path, contents, message):
+    path = tmp_path / "other.pt"
+    if isinstance(contents, bytes):
+        path.write_bytes(contents)
+    else:
+        torch.save(contents, path)
+    with pytest.raises(ValueError, match=rf"other\.pt: .*{message}"):
+        load_weights(path)
+
+
+def test_weights_that_lack_a_tensor_or_are_no_numbers_are_refused(tmp_path, network):
+    path = tmp_path / "weights.pt"
+    save_weights(path, network, {})
+    contents = torch.load(path)
+    name = "embed_things.bias"
+    contents["state"][name][0] = float("nan")
+    torch.save(contents, path)
+    with pytest.raises(ValueError, match=rf"1 tensors hold values that are no numbers, such as {name}"):
+        load_weights(path)
+    del contents["state"][name]
+    torch.save(contents, path)
+    with pytest.raises(ValueError, match="lacks a part"):
+        load_weights(path)
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match="cut short"):
+        load_weights(path)
 
 
 def test_the_digest_changes_with_a_single_value(network):

@@ -16,16 +16,11 @@ from torch import Tensor, nn
 from panoptic_depth_ros.engines.parity import check, compare
 from panoptic_depth_ros.manifest import OUTPUT_TYPES, ModelError
 from panoptic_depth_ros.taxonomy import Category, Taxonomy
-from panoptic_depth_training import torch_engine
+from panoptic_depth_training import gpu_runner, inference
 from panoptic_depth_training.facts import ModelFacts
-from panoptic_depth_training.torch_engine import (
-    GpuRunner,
-    HostBuffers,
-    TorchOptions,
-    engine_for,
-    open_model,
-    prepared,
-)
+from panoptic_depth_training.gpu_runner import GpuRunner, HostBuffers
+from panoptic_depth_training.inference import prepared
+from panoptic_depth_training.torch_engine import TorchOptions, engine_for, open_model
 
 HALF = TorchOptions(half=True)
 
@@ -58,7 +53,7 @@ def test_a_copy_for_inference_answers_as_its_network_and_leaves_it_alone(network
 
 
 def test_in_half_precision_outputs_keep_their_types_and_stay_near(network, facts, images, reference, monkeypatch):
-    monkeypatch.setitem(torch_engine.HALF, "cpu", torch.float16)  # as on a GPU
+    monkeypatch.setitem(inference.HALF, "cpu", torch.float16)  # as on a GPU
     answer = engine_for(network, facts, "n", options=HALF).infer(images.numpy())
     assert {name: str(values.dtype) for name, values in answer.items()} == OUTPUT_TYPES
     check(compare([reference], [answer]), "float16")
@@ -79,7 +74,7 @@ def test_maps_are_computed_in_half_precision_and_handed_on_in_single(network, im
 
 
 def test_areas_beyond_the_largest_number_of_half_precision_are_exact(network, facts, monkeypatch):
-    monkeypatch.setitem(torch_engine.HALF, "cpu", torch.float16)
+    monkeypatch.setitem(inference.HALF, "cpu", torch.float16)
     image = np.full((1, 512, 512, 3), 90, np.uint8)
     answer = engine_for(network, facts, "n", (512, 512), HALF).infer(image)
     pixels = np.bincount(answer["segment_ids"].ravel(), minlength=256)[1:]
@@ -157,7 +152,7 @@ class SimulatedGpu:
             ("stream", lambda stream: nullcontext()), ("current_stream", Stream),
         ):
             monkeypatch.setattr(torch.cuda, name, value)
-        monkeypatch.setattr(torch_engine, "pinned", lambda shape, dtype: torch.empty(shape, dtype=dtype))
+        monkeypatch.setattr(gpu_runner, "pinned", lambda shape, dtype: torch.empty(shape, dtype=dtype))
 
     def launch(self, kernel: Callable[[], None]) -> None:
         if self.is_capturing:

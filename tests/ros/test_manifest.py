@@ -79,8 +79,8 @@ def test_a_file_cut_anywhere_is_refused(path: Path, manifest: Manifest) -> None:
 @pytest.mark.parametrize(
     "content",
     [
-        b"",
         b"\x72\x00",  # metadata_props without a key
+        b"hi",  # field 13, the number 105
         b"\xff\xd8\xff\xe0 a photo",
         b"PK\x03\x04 an archive",
         b"<html>not found</html>",
@@ -88,11 +88,17 @@ def test_a_file_cut_anywhere_is_refused(path: Path, manifest: Manifest) -> None:
         b"\x80" * 50,
         bytes_field(14, b"\x0a\x01\xff\x12\x01x"),  # a key that is not UTF-8
     ],
-    ids=["empty", "no key", "jpeg", "zip", "html", "lfs pointer", "endless number", "not utf-8"],
+    ids=["no key", "two bytes", "jpeg", "zip", "html", "lfs pointer", "endless number", "not utf-8"],
 )
 def test_a_foreign_file_is_refused(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    with pytest.raises(ModelError, match=r"model\.onnx: (not ONNX|no manifest inside).*export it"):
+    with pytest.raises(ModelError, match=r"model\.onnx: not ONNX, or cut short .*export it"):
+        read_manifest(path)
+
+
+def test_an_empty_file_is_said_to_be_empty(path: Path) -> None:
+    path.write_bytes(b"")
+    with pytest.raises(ModelError, match=r"model\.onnx: the file is empty; export it"):
         read_manifest(path)
 
 

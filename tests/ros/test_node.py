@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -428,7 +429,7 @@ def test_a_recorder_leaves_out_what_it_cannot_define(tmp_path: Path, peer: Peer)
     strange = peer.node.create_publisher(newer.ServiceEventInfo, "/test/strange", 10)
     words = peer.node.create_publisher(String, "/test/words", 10)
     with write_recording(tmp_path / "out") as writer:
-        recorder = Recorder(writer, "/test/.*")
+        recorder = Recorder(writer, re.compile("/test/.*"))
         try:
             spinner = SingleThreadedExecutor()
             spinner.add_node(recorder.node)
@@ -439,6 +440,43 @@ def test_a_recorder_leaves_out_what_it_cannot_define(tmp_path: Path, peer: Peer)
         finally:
             recorder.node.destroy_node()
     assert writer.counts == {"/test/words": 1}
+
+
+INTERRUPTED_AT_ITS_START = """
+import signal
+import sys
+import time
+from panoptic_depth_ros import node
+from panoptic_depth_ros.engines.onnxruntime import OnnxRuntimeEngine
+from panoptic_depth_ros.share import share_path
+
+def open_engine(*_):
+    engine = OnnxRuntimeEngine(share_path("model", "compact.onnx"), "cpu", 1)
+    try:
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(1)
+    except KeyboardInterrupt:  # as a library may whose callback it hits
+        pass
+    deadline = time.monotonic() + 20
+    while node.rclpy.ok() and time.monotonic() < deadline:
+        time.sleep(0.01)  # until the middleware has taken note
+    return engine
+
+node.open_engine = open_engine
+sys.exit(node.main())
+"""
+
+
+def test_a_node_that_is_interrupted_at_its_start_ends_as_usual(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "interrupted.py").write_text(INTERRUPTED_AT_ITS_START)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    process = Process(tmp_path, "node", "interrupted")
+    assert process.wait(60) == 0, process.log.read_text()
+    log = process.log.read_text()
+    assert "Traceback" not in log
+    assert "Error" not in log
 
 
 @pytest.mark.parametrize(

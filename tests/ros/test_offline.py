@@ -24,7 +24,7 @@ from panoptic_depth_ros.recording import (
     typestore,
     write_recording,
 )
-from panoptic_depth_ros.report import read_report, write_pictures
+from panoptic_depth_ros.report import read_report, spread, write_pictures
 
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 INFO = "sensor_msgs/msg/CameraInfo"
@@ -215,3 +215,18 @@ def test_pictures_of_a_run_show_its_frames(write_bag: Callable[..., Path], tmp_p
     assert np.unique(first[camera_panel]).tolist() == [10]
     assert np.unique(last[camera_panel]).tolist() == [40]
     assert first.shape == last.shape
+
+
+@pytest.mark.parametrize(
+    ("total", "count", "expected"),
+    [
+        (5, None, [0, 1, 2, 3, 4]),
+        (5, 9, [0, 1, 2, 3, 4]),
+        (5, 3, [0, 2, 4]),
+        (100, 4, [0, 33, 66, 99]),
+        (5, 1, [0]),
+        (0, 5, []),
+    ],
+)
+def test_pictures_are_spread_evenly(total: int, count: int | None, expected: list[int]) -> None:
+    assert spread(total, count) == expected

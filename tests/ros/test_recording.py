@@ -153,6 +153,44 @@ def test_a_bag_that_is_damaged_in_the_middle_is_named_when_it_gets_there(tmp_pat
             "",
             ("/cam/image", "/cam/camera_info"),
         ),
+        # what was rendered, or computed from the images, comes from no camera
+        (
+            {"/cam/image/compressed": COMPRESSED, "/cam/camera_info": INFO, "/truth/depth/compressed": COMPRESSED},
+            "",
+            ("/cam/image/compressed", "/cam/camera_info"),
+        ),
+        ({"/cam/image": IMAGE, "/truth/panoptic/compressed": COMPRESSED}, "", ("/cam/image", "")),
+        (
+            {
+                "/cam/image": IMAGE,
+                "/elsewhere/info": INFO,
+                "/panoptic_depth/output/depth/image": IMAGE,
+                "/panoptic_depth/output/depth/camera_info": INFO,
+            },
+            "",
+            ("/cam/image", "/elsewhere/info"),
+        ),
+        # unless they are asked for
+        (
+            {
+                "/cam/image": IMAGE,
+                "/panoptic_depth/output/depth/image": IMAGE,
+                "/panoptic_depth/output/depth/camera_info": INFO,
+            },
+            "/panoptic_depth/output/depth/image",
+            ("/panoptic_depth/output/depth/image", "/panoptic_depth/output/depth/camera_info"),
+        ),
+        (
+            {"/cam/image": IMAGE, "/elsewhere/info": INFO, "/panoptic_depth/output/overlay": IMAGE},
+            "/panoptic_depth/output/overlay",
+            ("/panoptic_depth/output/overlay", ""),
+        ),
+        # one camera, recorded raw and compressed, and its calibration elsewhere
+        (
+            {"/cam/image": IMAGE, "/cam/image/compressed": COMPRESSED, "/elsewhere/info": INFO},
+            "",
+            ("/cam/image", "/elsewhere/info"),
+        ),
         # another camera's calibration is none
         ({"/l/image": IMAGE, "/l/camera_info": INFO, "/r/image": IMAGE}, "/r/image", ("/r/image", "")),
         # of two cameras the one that was asked for
@@ -174,7 +212,13 @@ def test_an_image_topic_and_its_camera_info_are_found(
     ("topics", "asked", "words"),
     [
         ({"/a/image": IMAGE, "/b/image": IMAGE}, "", r"2 image topics \(/a/image, /b/image\); name one with --image"),
-        ({"/words": STRING}, "", "no image topics; expected one of sensor_msgs/msg/Image"),
+        (
+            {"/a/image": IMAGE, "/b/image": IMAGE, "/truth/depth": IMAGE, "/b/image/compressed": COMPRESSED},
+            "",
+            r"2 image topics \(/a/image, /b/image\); name one",
+        ),
+        ({"/words": STRING}, "", "no image topics of a camera; expected one of sensor_msgs/msg/Image"),
+        ({"/truth/depth": IMAGE}, "", "no image topics of a camera"),
         ({"/a/image": IMAGE}, "/b/image", "no images on '/b/image'; image topics: /a/image"),
         ({"/words": STRING}, "/words", "no images on '/words'; image topics: none"),
     ],
@@ -245,6 +289,26 @@ def test_an_unfinished_bag_never_has_the_asked_name(tmp_path: Path) -> None:
         assert [recording.decode(m).data for m in recording.messages()] == ["x"]
     with pytest.raises(RecordingError, match=r"run\.unfinished: exists already"):
         write_and_fail()
+
+
+def test_an_error_before_the_first_message_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), write_recording(tmp_path / "run"):
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("messages", [0, 1])
+def test_an_error_names_what_was_written_where_there_is_any(tmp_path: Path, messages: int) -> None:
+    def write_and_fail() -> None:
+        with write_recording(tmp_path / "run") as writer:
+            for number in range(messages):
+                writer.write("/words", STRING, number, make_message(STRING, data="x"))
+            raise OSError("disk full")
+
+    with pytest.raises(RecordingError, match=r"run: cannot be written \(disk full\)") as error:
+        write_and_fail()
+    unfinished = tmp_path / "run.unfinished"
+    assert (f"what was written lies in {unfinished}" in str(error.value)) is unfinished.exists() is bool(messages)
 
 
 def test_a_type_without_a_definition_is_refused_by_topic(tmp_path: Path) -> None:

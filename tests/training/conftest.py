@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -55,3 +56,12 @@ def painted_street(left: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     ):
         rgb[rows, columns], ids[rows, columns], depth[rows, columns] = color, category * 1000 + 1, distance
     return rgb, ids, depth
+
+
+@pytest.fixture
+def broken_frames(frames, tmp_path) -> Path:
+    """The frames, of which number 2 is cut short."""
+    folder = Path(shutil.copytree(frames, tmp_path / "broken"))
+    panoptic = folder / "000002_panoptic.png"
+    panoptic.write_bytes(panoptic.read_bytes()[:-20])
+    return folder

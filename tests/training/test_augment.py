@@ -13,13 +13,12 @@ from panoptic_depth_ros.camera import PinholeCamera
 from panoptic_depth_ros.preprocess import PADDING_COLOR, fit
 from panoptic_depth_ros.taxonomy import VOID_PANOPTIC_ID
 from panoptic_depth_training.augment import (
-    VIEWS,
+    AUGMENTATIONS,
     Augmentation,
     ColorJitter,
     View,
     augmented,
     depth_at_focal_length,
-    fitted,
     jittered,
     random_view,
     viewed,
@@ -46,6 +45,11 @@ def numbered_image() -> LabeledImage:
     return LabeledImage(rng.integers(0, 256, (48, 96, 3), np.uint8), ids, 1 + ids.astype(np.float32), CAMERA)
 
 
+def shown(example: LabeledImage, view: View) -> LabeledImage:
+    """A view in the example's own colors."""
+    return viewed(example, view, CALM, np.random.default_rng(0))
+
+
 def source_pixel(view: View, row: int, column: int) -> tuple[float, float] | None:
     """Where (edges, not centers) an output pixel's center lies in the image of 48x96; None beyond it."""
     if view.mirrored:
@@ -58,7 +62,7 @@ def source_pixel(view: View, row: int, column: int) -> tuple[float, float] | Non
 @views
 def test_every_pixel_keeps_the_label_and_depth_of_the_nearest_one(view):
     example = numbered_image()
-    image = viewed(example, view)
+    image = shown(example, view)
     for row in range(view.height):
         for column in range(view.width):
             place = source_pixel(view, row, column)
@@ -71,7 +75,7 @@ def test_every_pixel_keeps_the_label_and_depth_of_the_nearest_one(view):
 def test_colors_lie_where_the_labels_do(view):
     row, column = np.mgrid[:48, :96]
     ramps = np.stack([5 * row, 5 * abs(column - 48), 100 + 0 * row], axis=-1).astype(np.uint8)
-    image = viewed(replace(numbered_image(), rgb=ramps), view)
+    image = shown(replace(numbered_image(), rgb=ramps), view)
     # Rounding; when shrinking, means are taken in two steps, which moves colors by up to a third of a row.
     tolerance = 0.7 if view.scaled_height >= 48 else 1.6
     for row in range(view.height):
@@ -106,11 +110,11 @@ def test_a_point_keeps_its_depth_and_place_through_the_camera():
     dense = np.where(depth > 0, depth, 20.0).astype(np.float32)
     example = replace(numbered_image(), depth=dense)
     for seed in range(20):
-        view = random_view(48, 96, 64, 128, VIEWS["vehicle"], np.random.default_rng(seed))
-        image = viewed(example, view)
+        view = random_view(48, 96, 64, 128, AUGMENTATIONS["vehicle"], np.random.default_rng(seed))
+        image = shown(example, view)
         rows, columns = np.nonzero(image.depth == point[2])
-        dot = image.camera.unproject(image.depth)[rows, columns].mean(axis=0)
-        expected = CAMERA.unproject(depth)[v, u] * ((-1, 1, 1) if view.mirrored else (1, 1, 1))
+        dot = point[2] * np.append(image.camera.rays()[rows, columns].mean(axis=0), 1)
+        expected = point[2] * np.append(CAMERA.rays()[v, u], 1) * ((-1, 1, 1) if view.mirrored else (1, 1, 1))
         np.testing.assert_allclose(dot, expected, atol=0.5 * point[2] / CAMERA.fx)  # half a pixel at that distance
 
 
@@ -143,18 +147,21 @@ def test_shrinking_loses_a_lidar_point_only_to_a_nearer_one():
             u = view.width - 1 - u if view.mirrored else u
             if 0 <= v < view.height and 0 <= u < view.width:
                 expected[v, u] = min(expected[v, u], depth[row, column])
-        image = viewed(replace(numbered_image(), depth=depth), view)
+        image = shown(replace(numbered_image(), depth=depth), view)
         np.testing.assert_array_equal(image.depth, np.where(np.isfinite(expected), expected, 0))
 
 
-def test_fitting_is_what_the_vehicle_does():
-    example = numbered_image()
-    image = fitted(example, 64, 160)
-    np.testing.assert_array_equal(image.rgb, fit(example.rgb, 64, 160)[0])
-    assert (image.panoptic_ids[:, :16] == VOID_PANOPTIC_ID).all()
-    assert (image.panoptic_ids[:, 16:144] != VOID_PANOPTIC_ID).all()
-    assert (image.depth[:, :16] == 0).all()
-    assert image.camera.cx == pytest.approx((45.5 * 64 / 48) - 0.5 + 16)
+@pytest.mark.parametrize(("height", "width", "border"), [(64, 160, 16), (24, 64, 8), (20, 50, 5), (48, 98, 1)])
+def test_a_whole_frame_lies_where_the_vehicle_puts_it(height, width, border):
+    example, still = numbered_image(), Augmentation(mirror=0, color=CALM)
+    image = augmented(example, height, width, still, np.random.default_rng(0))
+    # Equal when shrinking; enlarged colors are interpolated by two functions of OpenCV's, which round differently.
+    tolerance = 1 if height > 48 else 0
+    np.testing.assert_allclose(image.rgb.astype(int), fit(example.rgb, height, width)[0], rtol=0, atol=tolerance)
+    assert (image.panoptic_ids[:, :border] == VOID_PANOPTIC_ID).all()
+    assert (image.panoptic_ids[:, border : width - border] != VOID_PANOPTIC_ID).all()
+    assert (image.depth[:, :border] == 0).all()
+    assert image.camera.cx == pytest.approx((45.5 * height / 48) - 0.5 + border)
 
 
 def test_a_longer_lens_sees_the_same_image_from_farther_away():
@@ -163,14 +170,15 @@ def test_a_longer_lens_sees_the_same_image_from_farther_away():
 
 
 def test_depth_without_calibration_is_unknown():
-    image = augmented(replace(numbered_image(), camera=None), 64, 128, VIEWS["vehicle"], np.random.default_rng(0))
+    example, rng = replace(numbered_image(), camera=None), np.random.default_rng(0)
+    image = augmented(example, 64, 128, AUGMENTATIONS["vehicle"], rng)
     assert image.camera is None
     assert not depth_at_focal_length(image, 100.0).any()
 
 
 def test_augmentation_depends_on_the_generator_alone():
     one, same, other = (
-        augmented(numbered_image(), 64, 96, VIEWS["vehicle"], np.random.default_rng(seed)) for seed in (1, 1, 2)
+        augmented(numbered_image(), 64, 96, AUGMENTATIONS["vehicle"], np.random.default_rng(seed)) for seed in (1, 1, 2)
     )
     np.testing.assert_array_equal(one.rgb, same.rgb)
     np.testing.assert_array_equal(one.panoptic_ids, same.panoptic_ids)
@@ -178,7 +186,8 @@ def test_augmentation_depends_on_the_generator_alone():
 
 
 def test_padding_keeps_its_color():
-    image = augmented(numbered_image(), 96, 96, replace(VIEWS["full_frame"], mirror=0), np.random.default_rng(3))
+    settings = replace(AUGMENTATIONS["full_frame"], mirror=0)
+    image = augmented(numbered_image(), 96, 96, settings, np.random.default_rng(3))
     assert (image.rgb[:24] == PADDING_COLOR).all()
     assert (image.rgb[72:] == PADDING_COLOR).all()
 
@@ -189,7 +198,7 @@ def test_padding_keeps_its_color():
 def drawn_views(name: str, height: int, width: int, count: int = 300) -> list[View]:
     """Views of a Cityscapes image."""
     rng = np.random.default_rng(0)
-    return [random_view(1024, 2048, height, width, VIEWS[name], rng) for _ in range(count)]
+    return [random_view(1024, 2048, height, width, AUGMENTATIONS[name], rng) for _ in range(count)]
 
 
 def test_the_papers_crops_come_from_its_list_of_shortest_edges():
@@ -219,7 +228,7 @@ def test_every_place_in_the_room_is_as_likely(sizes):
 
 def test_full_frames_are_left_as_they_are_but_for_the_mirror():
     example = numbered_image()
-    still = replace(VIEWS["full_frame"], color=CALM)
+    still = replace(AUGMENTATIONS["full_frame"], color=CALM)
     kinds = set()
     for seed in range(10):
         image = augmented(example, 48, 96, still, np.random.default_rng(seed))

@@ -118,6 +118,24 @@ def test_a_limit_reads_no_further(camvid):
     assert report.faults == ()
 
 
+def test_a_data_set_without_a_usable_image_is_a_list_of_faults(camvid, capsys):
+    for file in (camvid / "train").glob("*_image.jpg"):
+        file.write_bytes(b"")
+    assert main([f"camvid:{camvid}:train"]) == 1
+    told = capsys.readouterr()
+    assert "0 of 6 images read; no depth, no calibration" in told.out
+    assert "check_data: 6 faults" in told.err
+
+
+def test_a_sheet_that_could_not_be_written_is_refused_before_reading(camvid, tmp_path, capsys):
+    taken = tmp_path / "taken"
+    taken.touch()
+    assert main([f"camvid:{camvid}:train", "--out", str(taken)]) == 1
+    told = capsys.readouterr()
+    assert "taken" in told.err
+    assert told.out == ""
+
+
 def test_what_cannot_be_opened_ends_with_one_sentence(tmp_path, capsys):
     assert main(["camvid", f"{tmp_path}:train"]) == 1
     assert "there is no such folder; copy the CamVid folder again" in capsys.readouterr().err

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from panoptic_depth_training.colors import label_colors, spread
+from panoptic_depth_training.colors import label_colors, widened
 from panoptic_depth_training.datasets.cityscapes import CITYSCAPES
 
 
@@ -16,10 +16,14 @@ def test_instances_and_their_borders_can_be_told_apart():
     assert (colors[:, 7] == 255).all()
 
 
+def test_void_is_black():
+    assert (label_colors(np.full((4, 4), 65535, np.uint16), CITYSCAPES) == 0).all()
+
+
 def test_lidar_points_are_made_visible_and_the_nearest_stays_in_front():
     depth = np.zeros((20, 20), np.float32)
     depth[5, 5], depth[5, 6] = 10.0, 3.0
-    wide = spread(depth)
+    wide = widened(depth)
     assert np.count_nonzero(wide) == 3 * 4
     assert wide[5, 5] == 3.0
     assert wide[4, 4] == 10.0

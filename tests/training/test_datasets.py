@@ -22,7 +22,8 @@ from panoptic_depth_training.datasets.frames import FrameFolder
 from panoptic_depth_training.datasets.label_clips import LabelClips
 from panoptic_depth_training.datasets.labeled import EXACT, DataError, LabeledImages, Supervision
 from panoptic_depth_training.datasets.semkitti_dvps import SEMANTIC_KITTI, SemKittiDvps
-from panoptic_depth_training.datasets.sources import list_images, open_images, parse_source
+from panoptic_depth_training.datasets.sources import list_images, open_images, parse_source, split_weight
+from panoptic_depth_training.output_files import write_whole
 
 HEIGHT, WIDTH = 16, 32
 VOID = VOID_PANOPTIC_ID
@@ -408,6 +409,29 @@ def test_rendered_frames_without_a_camera_are_reported(tmp_path):
         FrameFolder(tmp_path)[0]
 
 
+@pytest.mark.parametrize("content", ["[]", '{"000000": [30, 31, 15.5, 7.5]}', "7"])
+def test_cameras_of_another_shape_are_refused(tmp_path, content):
+    frames_tree(tmp_path)
+    (tmp_path / "cameras.json").write_text(content)
+    with pytest.raises(DataError, match=r"cameras.json: .*expected an object .*; remove the folder and render"):
+        FrameFolder(tmp_path)
+
+
+def test_two_writers_of_a_file_do_not_meet(tmp_path, monkeypatch):
+    """The second one writes and is done just before the first one gives its file the name."""
+    replace = Path.replace
+
+    def replace_last(partial: Path, target: Path) -> Path:
+        monkeypatch.setattr(Path, "replace", replace)
+        write_whole(target, b"second")
+        return replace(partial, target)
+
+    monkeypatch.setattr(Path, "replace", replace_last)
+    write_whole(tmp_path / "file", b"first")
+    assert (tmp_path / "file").read_bytes() == b"first"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 @pytest.mark.parametrize(
     "source",
     [
@@ -427,12 +451,28 @@ def test_an_empty_folder_says_what_belongs_there(tmp_path, source):
 # ---- sources --------------------------------------------------------------------------------------------------------
 
 
-def test_a_source_has_split_range_and_weight():
-    source = parse_source("camvid:/data/my=set@home:train@10:-5=2.5")
+def test_a_source_has_split_and_range():
+    source = parse_source("camvid:/data/my=set@home:train@10:-5")
     assert (source.kind, source.place) == ("camvid", "/data/my=set@home:train")
-    assert (source.first, source.last, source.weight) == (10, -5, 2.5)
+    assert (source.first, source.last) == (10, -5)
     plain = parse_source("synthetic:some/folder")
-    assert (plain.place, plain.first, plain.last, plain.weight) == ("some/folder", None, None, 1.0)
+    assert (plain.place, plain.first, plain.last) == ("some/folder", None, None)
+
+
+def test_a_source_of_a_mixture_has_a_weight():
+    assert split_weight("camvid:/data/my=set:train@10:-5=2.5") == ("camvid:/data/my=set:train@10:-5", 2.5)
+    assert split_weight("synthetic:some/folder") == ("synthetic:some/folder", 1.0)
+
+
+@pytest.mark.parametrize("weight", ["=3", "=0.5", "=1", "=0"])
+def test_a_weight_without_a_mixture_is_refused(weight):
+    with pytest.raises(DataError, match=rf"'streets:0:5{weight}' has the weight {weight}, but only sources that train"):
+        open_images(f"streets:0:5{weight}")
+
+
+def test_a_path_may_end_like_a_weight():
+    assert parse_source("synthetic:run=2@:").place == "run=2"
+    assert split_weight("synthetic:run=2@:=3") == ("synthetic:run=2@:", 3.0)
 
 
 def test_unknown_kinds_list_the_known_ones():
@@ -451,7 +491,7 @@ def test_a_split_is_never_guessed(tmp_path):
 
 def test_a_weight_of_nothing_is_refused():
     with pytest.raises(DataError, match="has weight 0"):
-        parse_source("synthetic:a=0")
+        split_weight("synthetic:a=0")
 
 
 def test_a_range_holds_images_out(tmp_path):

@@ -195,6 +195,7 @@ def write_bag(
     leave_out: str = "",
     clouds: tuple[str, ...] = ("/points",),
     truth: bool = False,
+    other_camera: bool = False,
 ) -> Path:
     """Images at 0, 100 and 200 ms (10, 20 and 30 in brightness times 5), scans of one point 10 m ahead plus the stamp
     in ms as centimeters. The lidar is 0.5 m above the camera, and 1 m behind it.
@@ -209,6 +210,8 @@ def write_bag(
                 writer.write("/camera/camera_info", "sensor_msgs/msg/CameraInfo", stamp, info_message(stamp))
             image = jpeg_message(stamp, 50 + 50 * k)
             writer.write("/camera/image/compressed", "sensor_msgs/msg/CompressedImage", stamp + MS, image)
+            if other_camera:
+                writer.write("/rear/image/compressed", "sensor_msgs/msg/CompressedImage", stamp + MS, image)
             if truth and k != 1:
                 ids, depth = np.full((48, 64), 13001, np.uint16), np.full((48, 64), 2500 + k, np.uint16)
                 for topic, values in zip(TRUTH_TOPICS, (ids, depth), strict=True):
@@ -277,6 +280,12 @@ def test_one_file_of_a_bag_stands_for_it(tmp_path):
     ("options", "message"),
     [
         ({"leave_out": "/camera/camera_info"}, r"no camera_info for /camera/image/compressed"),
+        ({"leave_out": "/camera/camera_info", "truth": True}, r"no camera_info for /camera/image/compressed"),
+        (
+            {"leave_out": "/camera/camera_info", "truth": True, "other_camera": True},
+            r"2 image topics \(/camera/image/compressed, /rear/image/compressed\); expected one camera: "
+            "leave the others out of the recording with ros2 bag convert",
+        ),
         ({"clouds": ()}, r"0 topics with clouds \(none\); expected one lidar"),
         ({"clouds": ("/front", "/rear")}, r"2 topics with clouds \(/front, /rear\)"),
         ({"scans_ms": (900,)}, r"no image of /camera/image/compressed has a message of /points within 60 ms"),

@@ -33,9 +33,10 @@ from panoptic_depth_training.evaluate.scoring import (
     scored_as,
     sequences,
 )
-from panoptic_depth_training.evaluate.tables import flat, grids, rich_table, table
+from panoptic_depth_training.evaluate.tables import flat, grids, is_flat, rich_table, table
 from panoptic_depth_training.metrics import DepthSettings
 from panoptic_depth_training.metrics.depth import Crop
+from panoptic_depth_training.metrics.depth_panoptic import PROTOCOLS, VIP_DEEPLAB_SEMKITTI
 
 VOID = VOID_PANOPTIC_ID
 ROAD, BUILDING, WALL, FENCE, SKY, PERSON, CAR, TRUCK, TRAIN = 0, 2, 3, 4, 10, 11, 13, 14, 16
@@ -175,6 +176,21 @@ def test_depth_that_is_a_fifth_too_far_costs_the_labels_at_the_narrowest_thresho
     assert flat(result)["dpq"] == pytest.approx(0.75)
 
 
+def test_median_scaling_takes_out_the_scale_and_says_so_wherever_the_errors_stand():
+    image = street()
+    answer = (image.panoptic_ids, 1.2 * image.depth)
+    result = scored([image], [answer], ScoringSettings(DepthSettings(median_scaling=True)))
+    assert result.depth.overall.abs_rel == pytest.approx(0, abs=1e-6)
+    assert result.depth_panoptic.dpq.all == scored([image], [answer]).depth_panoptic.dpq.all < 1  # in meters
+    numbers = flat(result)
+    assert {"abs_rel", "delta_1"}.isdisjoint(numbers)
+    assert (numbers["abs_rel_median_scaled"], numbers["delta_1_median_scaled"]) == (0, 1)
+    assert all(is_flat(name) for name in numbers)
+    summary, *others = grids(result)
+    assert ("abs rel, median-scaled", "0.000") in summary.rows
+    assert sum("scaled by the median of the truth" in grid.title for grid in others) == 1
+
+
 def test_what_is_called_sky_counts_as_the_farthest_depth():
     image = street()
     ids = np.where(image.panoptic_ids == CAR * 1000 + 1, SKY * 1000, image.panoptic_ids).astype(np.uint16)
@@ -228,6 +244,28 @@ def test_a_crowd_is_neither_hit_nor_miss():
     result = scored([crowd], [truth(image)])
     assert result.panoptic.all.num_categories == result.depth_panoptic.at[0.5, 1].all.num_categories == 3
     assert result.panoptic.all.pq == result.depth_panoptic.dpq.all == 1
+
+
+def test_a_crowd_is_a_segment_of_published_protocols():
+    image = street()
+    ids = np.where(image.panoptic_ids == PERSON * 1000 + 1, PERSON * 1000, image.panoptic_ids).astype(np.uint16)
+    crowd = replace(image, panoptic_ids=ids)
+    for name, protocol in PROTOCOLS.items():
+        at = scored([crowd], [truth(image)], ScoringSettings(protocol=protocol)).depth_panoptic.at[0.5, 1]
+        assert at.tp[PERSON] == (name != "occurring")
+
+
+def test_by_the_script_of_semkitti_a_category_that_does_not_occur_counts_0():
+    image = street()  # of 8 kinds of things it has 2, of 11 kinds of stuff 2
+    result = scored([image], [truth(image)], ScoringSettings(protocol=VIP_DEEPLAB_SEMKITTI, windows=(1,)))
+    for quality in (result.depth_panoptic.dpq, result.video.dvpq):
+        shares = (quality.all, quality.things, quality.stuff)
+        assert shares == pytest.approx((4 / 19, 2 / 8, 2 / 11), rel=1e-9)
+    titles = [grid.title for grid in grids(result) if "DPQ" in grid.title or "DVPQ" in grid.title]
+    assert len(titles) == 2
+    for title in titles:
+        assert "protocol vip_deeplab_semkitti" in title
+        assert title.endswith("categories without a match count 0, for 1e-10 is added to denominators")
 
 
 def test_merged_categories_are_scored_by_what_the_label_allows():
@@ -372,6 +410,8 @@ def test_the_images_of_a_sequence_stay_together_up_to_the_count():
 def test_flat_scores_are_those_that_occur():
     image = street()
     scores = flat(scored([image], [truth(image)]))
+    assert all(is_flat(name) for name in scores)
+    assert not any(is_flat(name) for name in ("training", "data", "imported_from", "camvid_val_miou"))
     assert scores == {
         "images": 1, "miou": 1, "pq": 1, "pq_things": 1, "pq_stuff": 1, "abs_rel": 0, "delta_1": 1, "dpq": 1,
         "dpq_things": 1, "dpq_stuff": 1,

@@ -10,7 +10,7 @@ import pytest
 from panoptic_depth_ros.share import share_path
 from panoptic_depth_training.datasets.labeled import DataError
 from panoptic_depth_training.export import pictures as module
-from panoptic_depth_training.export.pictures import batches, open_pictures, spread, told
+from panoptic_depth_training.export.pictures import batches, open_pictures, told
 
 DRIVE = share_path("samples", "street_drive")
 NAMES = ("0.png", "1.png", "2.png", "3.png", "4.PNG")
@@ -59,14 +59,6 @@ def test_loose_labels_are_left_out(frames, monkeypatch):
     pictures = open_pictures(f"synthetic:{frames}", 1)
     assert pictures.taxonomy is None
     assert next(iter(pictures)).panoptic_ids is None
-
-
-@pytest.mark.parametrize(
-    ("total", "count", "expected"),
-    [(5, None, [0, 1, 2, 3, 4]), (5, 9, [0, 1, 2, 3, 4]), (5, 3, [0, 2, 4]), (100, 4, [0, 33, 66, 99]), (5, 1, [0])],
-)
-def test_pictures_are_spread_evenly(total, count, expected):
-    assert spread(total, count) == expected
 
 
 @pytest.mark.parametrize(

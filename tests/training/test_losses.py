@@ -23,7 +23,7 @@ from panoptic_depth_training.datasets.labeled import Supervision
 from panoptic_depth_training.losses import (
     Losses,
     LossWeights,
-    Segments,
+    SupervisedKernels,
     depth_error,
     dice,
     error_sums,
@@ -497,14 +497,15 @@ def test_focal_loss_of_a_certain_mistake_and_a_half_right_answer():
     torch.testing.assert_close(soft_focal(logits, targets), torch.tensor(expected))
 
 
-def one_kernel(masks: Tensor, judged: Tensor | None = None, depth_kernels: Tensor | None = None) -> Segments:
-    """Segments with one kernel each, for masks [B, G, h, w]."""
+def one_kernel(masks: Tensor, judged: Tensor | None = None, depth_kernels: Tensor | None = None) -> SupervisedKernels:
+    """Segments of one kernel each, for masks [B, G, h, w]."""
     weight = torch.ones(*masks.shape[:2], 1)
     judged = torch.ones_like(masks, dtype=torch.bool) if judged is None else judged
-    return Segments(weight[..., None], weight if depth_kernels is None else depth_kernels, weight, masks, judged)
+    depth_kernels = weight if depth_kernels is None else depth_kernels
+    return SupervisedKernels(weight[..., None], depth_kernels, weight, masks, judged)
 
 
-def dice_of(logits: Tensor, segments: Segments) -> Tensor:
+def dice_of(logits: Tensor, segments: SupervisedKernels) -> Tensor:
     """With an embedding that is the logits and a kernel of 1."""
     return dice(torch.ones(1, 1, 1, 1), segments, logits)
 
@@ -582,7 +583,7 @@ def test_dice_loss_is_the_official_one(official):
     logits, masks = official["dice_logits"], official["dice_targets"][None]
     kernels = torch.eye(28).unflatten(0, (4, 7))[None]  # each picks its own map of logits
     judged = torch.ones_like(masks, dtype=torch.bool)
-    segments = Segments(kernels, kernels, official["dice_weights"][None], masks, judged)
+    segments = SupervisedKernels(kernels, kernels, official["dice_weights"][None], masks, judged)
     weight = segments.weight / segments.weight.sum(dim=2, keepdim=True)
     loss = (dice(kernels, segments, logits.flatten(0, 1)[None]) * weight * official["dice_used"][:, None]).sum()
     assert loss.item() == pytest.approx(official["dice_sum"].item(), rel=1e-5)

@@ -7,6 +7,7 @@ import json
 import math
 import pickle
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from panoptic_depth_training.datasets.cityscapes import CITYSCAPES
 from panoptic_depth_training.metrics import DepthFrame, DepthPanopticQuality, DepthPanopticSettings, PanopticQuality
 from panoptic_depth_training.metrics.depth_panoptic import (
     DEPTH_IGNORED,
+    OCCURRING,
     PANOPTIC_DEPTH_CITYSCAPES,
     VIP_DEEPLAB_CITYSCAPES,
     VIP_DEEPLAB_SEMKITTI,
@@ -142,6 +144,35 @@ def test_random_videos_give_what_the_slow_way_gives(seed: int):
     predicted, true = (np.stack([getattr(f, name) for f in frames]) for name in ("prediction_depth", "truth_depth"))
     errors = np.abs(predicted - true)[true > 0] / true[true > 0]
     assert quality.result().abs_rel == pytest.approx(errors.mean(), rel=1e-12)
+
+
+def test_semkitti_means_are_what_the_formula_with_its_epsilon_gives():
+    frames, settings = random_video(seed=7, length=3), replace(VIP_DEEPLAB_SEMKITTI, windows=(1, 2))
+    quality = DepthPanopticQuality(CITYSCAPES, settings)
+    quality.add_sequence(iter(frames))
+    means = {}
+    for threshold in (0.5, 0.25, 0.1):
+        for window in (1, 2):
+            iou, tp, fp, fn = slow_counts(frames, threshold, window).T
+            category_pq = iou / (tp + 1e-10) * tp / (tp + fp / 2 + fn / 2 + 1e-10)
+            means[threshold, window] = category_pq.mean()
+    assert 0 < means[0.1, 1] < means[0.5, 1]
+    result = quality.result()
+    assert result.dpq.all == pytest.approx(np.mean([means[t, 1] for t in (0.5, 0.25, 0.1)]), rel=1e-12)
+    assert result.dvpq.all == pytest.approx(np.mean(list(means.values())), rel=1e-12)
+
+
+def test_things_without_an_instance_are_void_or_a_segment_as_the_settings_say():
+    ids = np.array([[1000, 1000, 1001, 0]], np.uint16)  # two cars that are not told apart, a car, a road
+    frame = DepthFrame(ids + (ids == 1000) * np.uint16(7), ids, np.full((1, 4), 10.0), np.full((1, 4), 10.0))
+    cars = {}
+    for settings in (OCCURRING, VIP_DEEPLAB_CITYSCAPES):
+        quality = DepthPanopticQuality(SMALL, replace(settings, windows=(1,)))
+        quality.add_sequence([frame])
+        counts = quality.counts[0.5, 1]
+        cars[settings.instance_zero] = [int(n[CAR]) for n in (counts.tp, counts.fp, counts.fn)]
+        assert counts.tp[0] == 1  # stuff has instance 0
+    assert cars == {"void": [1, 0, 0], "segment": [2, 0, 0]}
 
 
 def test_an_error_of_exactly_the_threshold_passes():

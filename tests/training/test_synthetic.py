@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,12 +25,14 @@ import pytest
 pytest.importorskip("open3d")
 
 from panoptic_depth_ros.camera import PinholeCamera
+from panoptic_depth_ros.interrupt import INTERRUPTED
 from panoptic_depth_ros.recording import Recording
 from panoptic_depth_ros.taxonomy import LABEL_DIVISOR
 from panoptic_depth_training import render
 from panoptic_depth_training.datasets import street_folder, street_noise, street_sequences
 from panoptic_depth_training.datasets.cityscapes import CITYSCAPES
 from panoptic_depth_training.datasets.cityscapes_dvps import CityscapesDvps
+from panoptic_depth_training.datasets.frames import FrameFolder
 from panoptic_depth_training.datasets.street_folder import encode
 from panoptic_depth_training.datasets.street_recording import DriveOptions, quaternion_from_rotation, write_drive
 from panoptic_depth_training.datasets.street_scene import Scene
@@ -38,7 +43,7 @@ from panoptic_depth_training.datasets.street_view import View
 from panoptic_depth_training.datasets.synthetic import (
     BASE_FROM_LIDAR,
     FRONT_MOUNT,
-    VIEWS,
+    VIEWS_A_STREET,
     Frame,
     Mount,
     Street,
@@ -66,7 +71,8 @@ def frames(street: Street) -> list[Frame]:
 
 def world_points(frame: Frame) -> np.ndarray:
     """[H, W, 3] of what the pixels show."""
-    return apply(frame.world_from_camera, frame.camera.unproject(frame.depth))
+    depth = frame.depth[..., None]
+    return apply(frame.world_from_camera, np.concatenate([frame.camera.rays() * depth, depth], axis=-1))
 
 
 def apply(transform: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -220,11 +226,11 @@ def test_a_distorted_camera_is_refused(street: Street):
 
 def test_a_training_frame_shows_its_street_from_a_place_of_its_own():
     street = training_street(12)
-    shots = [random_shot(street, 12 + view, 24, 48) for view in range(VIEWS)]
+    shots = [random_shot(street, 12 + view, 24, 48) for view in range(VIEWS_A_STREET)]
     places = np.array([shot.world_from_camera[:3, 3] for shot in shots])
-    assert min(np.linalg.norm(places[i] - places[j]) for i in range(VIEWS) for j in range(i)) > 1.5
+    assert min(np.linalg.norm(places[i] - places[j]) for i in range(VIEWS_A_STREET) for j in range(i)) > 1.5
     assert len({shot.time_s for shot in shots}) == 1
-    assert len({tuple(shot.light.to_sun) for shot in shots}) == VIEWS
+    assert len({tuple(shot.light.to_sun) for shot in shots}) == VIEWS_A_STREET
     for number in (12, 15):
         frame = random_frame(number, 24, 48)
         np.testing.assert_array_equal(frame.world_from_camera, shots[number - 12].world_from_camera)
@@ -251,7 +257,7 @@ def test_rendered_streets_are_a_data_set_that_any_order_reads_alike():
 
 
 def test_all_categories_stand_in_the_streets():
-    layouts = [training_street(street * VIEWS).layout for street in (0, 9)]  # the tram is the rarest
+    layouts = [training_street(street * VIEWS_A_STREET).layout for street in (0, 9)]  # the tram is the rarest
     static = {part.category for layout in layouts for part, _ in layout.static}
     things = {thing.category for layout in layouts for thing in layout.things}
     assert static | {"sky"} == {category.name for category in CITYSCAPES if not category.is_thing}
@@ -388,24 +394,154 @@ def write_frames(folder: Path, count: int, seed: int) -> None:
     render.render_all(street_folder.plan(folder, count, seed, height=24, width=48), 1, folder)
 
 
+def last_words(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> str:
+    """The sentence with which the command ends; sys.exit makes that status 1."""
+    monkeypatch.setattr(sys, "argv", ["render", *map(str, arguments)])
+    monkeypatch.setattr(render, "interrupt_once", lambda: None)  # the signals belong to the tests
+    with pytest.raises(SystemExit) as ended:
+        render.main()
+    assert isinstance(ended.value.code, str)
+    assert "\n" not in ended.value.code
+    return ended.value.code
+
+
+@pytest.mark.parametrize(("kind", "cause"), [("frames", "File exists"), ("sequences", "Not a directory")])
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path, monkeypatch, kind, cause):
+    file = tmp_path / "notes"
+    file.write_text("mine")
+    said = last_words(monkeypatch, kind, file, "--count", 1)
+    assert said.startswith(f"render: {file}")
+    assert f": {cause}; expected a folder that can be written" in said
+    assert file.read_text() == "mine"
+
+
+def test_a_full_disk_is_said_and_the_same_command_goes_on(tmp_path, monkeypatch):
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(street_folder, "write_whole", full)
+        said = last_words(patch, "frames", tmp_path, "--count", 1)
+    assert said.startswith(f"render: {tmp_path}/cameras.json: No space left on device; expected a folder")
+    assert said.endswith("the same command goes on from here")
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "fault"),
+    [
+        ("frames", ("--height", 1, "--width", 1), "1 px high and 1 px wide: expected 2 px or more"),
+        ("sequences", ("--height", 1), "1 px high and 512 px wide: expected 2 px or more"),
+        ("drive", ("--width", 1), "512 px high and 1 px wide: expected 2 px or more"),
+        ("drive", ("--seconds", 0), "a drive of 0 s at 10 frames a second: expected finite"),
+        ("drive", ("--seconds", -1), "a drive of -1 s"),
+        ("drive", ("--seconds", -1, "--rate", -10), "a drive of -1 s at -10 frames"),
+        ("drive", ("--seconds", "nan"), "a drive of nan s"),
+        ("drive", ("--seconds", "inf"), "a drive of inf s"),
+        ("drive", ("--rate", 0), "at 0 frames"),
+        ("drive", ("--rate", "inf"), "at inf frames"),
+        ("drive", ("--seconds", 0.05), "a drive of 0.05 s at 10 frames a second: .* one frame or more"),
+    ],
+)
+def test_what_cannot_be_rendered_is_refused_before_anything_is_written(tmp_path, monkeypatch, kind, arguments, fault):
+    assert re.match(f"render: .*{fault}", last_words(monkeypatch, kind, tmp_path / "new", *arguments))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_drive_of_one_frame_is_the_shortest():
+    assert DriveOptions(seconds=0.06, rate_hz=10.0).num_frames == 1
+
+
+@pytest.mark.parametrize("content", ['{"000000": {"seed": 0, "hei', "[]", '{"000000": [1, 2]}', ""])
+def test_broken_cameras_are_named_with_the_remedy(tmp_path, monkeypatch, content):
+    (tmp_path / "cameras.json").write_text(content)
+    said = last_words(monkeypatch, "frames", tmp_path, "--count", 1)
+    assert re.match(rf"render: {re.escape(str(tmp_path))}/cameras.json: .*; remove it and what pictures", said)
+    (tmp_path / "cameras.json").unlink()
+    assert len(street_folder.plan(tmp_path, 1, 0, 24, 48)) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "picture"),
+    [("frames", "000000_image.jpg"), ("sequences", "video_sequence/train/000000_000000_rendered_depth.png")],
+)
+def test_pictures_without_cameras_are_not_added_to(tmp_path, monkeypatch, kind, picture):
+    (tmp_path / picture).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / picture).write_bytes(b"of some size")
+    assert "cameras.json: missing, so nobody can say" in last_words(monkeypatch, kind, tmp_path, "--count", 1)
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_an_empty_file_is_a_missing_frame(tmp_path):
+    (frames,) = street_folder.plan(tmp_path, 2, 0, 24, 48)
+    (sequence,) = street_sequences.plan(tmp_path, "val", 1, 0, 24, 48)
+    for number in (0, 1):
+        for path in frames.paths(number):
+            path.write_bytes(b"whole")
+    for name in sequence.names:
+        for suffix in sequence.suffixes:
+            (sequence.folder / (name + suffix)).write_bytes(b"whole")
+    assert frames.missing == sequence.missing == []
+    frames.paths(1)[2].write_bytes(b"")
+    (sequence.folder / f"{sequence.names[4]}_depth.png").write_bytes(b"")
+    assert frames.missing == [1]
+    assert sequence.missing == [4]
+
+
+def test_what_killed_processes_left_is_removed_and_what_others_write_is_not(tmp_path):
+    street_folder.plan(tmp_path, 1, 0, 24, 48)
+    (tmp_path / "000000_image.jpg").write_bytes(b"whole")
+    left, young = tmp_path / ".000001_image.jpg.77-0a0a0a0a.partial", tmp_path / ".000002_image.jpg.78-0b.partial"
+    for partial in (left, young):
+        partial.write_bytes(b"hal")
+    os.utime(left, (time.time() - 3600,) * 2)
+    street_folder.plan(tmp_path, 1, 0, 24, 48)
+    assert not left.exists()
+    assert young.exists()
+    assert FrameFolder(tmp_path).names == ["000000"]
+
+
 def test_an_interrupted_command_ends_at_once_with_all_its_processes_and_leaves_whole_frames(tmp_path):
     """Ctrl-C reaches all processes of a terminal at once, as a signal to the group does."""
     size = ["--height", "24", "--width", "48", "--jobs", "2", "--count", "3000"]
     command = [sys.executable, "-m", "panoptic_depth_training.render", "frames", str(tmp_path), *size]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
-    wait_for(lambda: len(list(tmp_path.glob("*_depth.png"))) > VIEWS)
+    wait_for(lambda: len(list(tmp_path.glob("*_depth.png"))) > VIEWS_A_STREET)
     os.killpg(process.pid, signal.SIGINT)
     _, message = process.communicate(timeout=20)
-    assert process.returncode == render.INTERRUPTED
+    assert process.returncode == INTERRUPTED
     assert b"Traceback" not in message
     assert message.endswith(b"stopped; the same command goes on from here\n")
     wait_for(lambda: not is_alive(process.pid))
     written = sorted(tmp_path.glob("*_depth.png"))
-    assert VIEWS < len(written) < 3000
+    assert VIEWS_A_STREET < len(written) < 3000
     for path in (written[0], written[-1]):  # of whichever process
         number = int(path.name[:6])
         for kind, data in zip(("image.jpg", "panoptic.png"), encode(random_frame(number, 24, 48)), strict=False):
             assert (tmp_path / f"{number:06d}_{kind}").read_bytes() == data
+
+
+def test_processes_end_when_the_one_that_started_them_is_killed():
+    """SIGKILL leaves it no time to end them itself; on their own they would sleep on here."""
+    lines = (
+        "import os, sys, time",
+        "from panoptic_depth_training.workers import workers",
+        "with workers(1) as pool:",
+        "    print(pool.submit(os.getpid).result(), flush=True)",
+        "    pool.submit(time.sleep, 300).result()",
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", "\n".join(lines)], stdout=subprocess.PIPE, start_new_session=True
+    )
+    assert process.stdout is not None
+    try:
+        with process.stdout:
+            assert int(process.stdout.readline()) != process.pid
+            process.kill()
+        assert process.wait() == -signal.SIGKILL
+        wait_for(lambda: not is_alive(process.pid))
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,11 +25,23 @@ from panoptic_depth_ros.taxonomy import Taxonomy
 from panoptic_depth_training.config import RECIPES, TrainingConfig
 from panoptic_depth_training.data import open_mixture
 from panoptic_depth_training.datasets.cityscapes import CITYSCAPES
+from panoptic_depth_training.datasets.labeled import DataError
 from panoptic_depth_training.distributed import Processes
 from panoptic_depth_training.losses import Losses, LossWeights, panoptic_depth_losses
 from panoptic_depth_training.optim import WeightAverage, build_optimizer, learning_rate_at
+from panoptic_depth_training.output_files import alone_in
 from panoptic_depth_training.progress import Report
-from panoptic_depth_training.train import Interruption, batches, facts_of, new_network, parse_arguments, start, train
+from panoptic_depth_training.train import (
+    Interruption,
+    batches,
+    commands_of,
+    facts_of,
+    main,
+    new_network,
+    parse_arguments,
+    start,
+    train,
+)
 
 ALONE = Processes()
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port"]
@@ -66,14 +81,23 @@ def test_a_resumed_training_gives_the_weights_of_an_uninterrupted_one(tmp_path, 
     assert digest(parts.state_dict()) == digest(whole.state_dict())
 
 
-def test_a_killed_training_goes_on_from_its_last_checkpoint(tmp_path, config):
-    """Killed without warning between two checkpoints; what was written of the next one does not matter."""
+def test_a_training_killed_while_it_saves_goes_on_from_the_checkpoint_before(tmp_path, config, monkeypatch):
+    """A checkpoint after each step, and death with the second one half written."""
     whole = trained(config, tmp_path / "whole")
-    interruption = Interruption()
-    interruption.request()
-    with pytest.raises(KeyboardInterrupt):
-        train(config, tmp_path / "killed", interruption, workers=0)
-    (tmp_path / "killed" / "checkpoint.pt.partial").write_bytes(b"half a file")
+    save = torch.save
+
+    def dying_save(contents: dict[str, Any], path: Path) -> None:
+        save(contents, path)
+        if contents["step"] == 2:
+            os.truncate(path, path.stat().st_size // 2)
+            raise SystemExit("killed")
+
+    monkeypatch.setattr("panoptic_depth_training.train.CHECKPOINT_EVERY_S", -1.0)
+    monkeypatch.setattr(torch, "save", dying_save)
+    with pytest.raises(SystemExit, match="killed"):
+        trained(config, tmp_path / "killed")
+    monkeypatch.undo()
+    assert torch.load(tmp_path / "killed" / "checkpoint.pt")["step"] == 1
     assert digest(trained(config, tmp_path / "killed").state_dict()) == digest(whole.state_dict())
 
 
@@ -190,6 +214,34 @@ def test_a_loss_that_is_no_number_stops_the_training_and_keeps_the_checkpoint(tm
     assert (tmp_path / "checkpoint.pt").read_bytes() == spoiled != before
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_cannot_be_read_ends_the_training_in_its_own_words_and_keeps_the_steps(
+    tmp_path, config, broken_frames, workers
+):
+    config = replace(config, data=(f"synthetic:{broken_frames}",), steps=50, batch=1, height=32, width=64)
+    with pytest.raises(DataError) as error:
+        train(config, tmp_path, Interruption(), workers=workers)
+    assert re.match(r"\S*00000\d_panoptic\.png: ", str(error.value))
+    assert "Traceback" not in str(error.value)
+    assert torch.load(tmp_path / "checkpoint.pt")["step"] == 4  # the sixth draw would be the cut one
+
+
+def test_two_trainings_do_not_share_a_folder(tmp_path, config):
+    with alone_in(tmp_path), pytest.raises(ValueError, match="another process writes here; wait for it, or give"):
+        trained(config, tmp_path)
+    trained(replace(config, steps=1), tmp_path)
+
+
+def test_weights_tell_the_commands_of_all_trainings_that_made_them(tmp_path):
+    network = PanopticDepth(PRESETS["compact"])
+    save_weights(tmp_path / "a.pt", network, {"scores": {"training": "train A"}})
+    assert commands_of(tmp_path / "a.pt") == "train A"
+    save_weights(tmp_path / "b.pt", network, {"scores": {"training": "train B", "training_before": "train A"}})
+    assert commands_of(tmp_path / "b.pt") == "train A; train B"
+    save_weights(tmp_path / "c.pt", network, {})
+    assert commands_of(tmp_path / "c.pt") == ""
+
+
 def test_the_depth_stage_starts_from_a_segmentation_network(tmp_path, config, capsys):
     torch.manual_seed(5)
     earlier = PanopticDepth(segmentation_only(PRESETS["compact"]))
@@ -274,6 +326,37 @@ def test_options_change_the_recipe(tmp_path):
     assert options.folder == tmp_path
 
 
+def test_the_help_says_which_recipe_its_values_are_of_and_which_data_have_weights(capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments(["--recipe", "paper_depth", "--help"])
+    options = dict(re.findall(r"(?m)^  --([a-z-]+) ((?:.|\n(?!  -))*)", capsys.readouterr().out))
+    options = {name: " ".join(text.split()) for name, text in options.items()}
+    assert options["steps"].endswith("optimizer steps in all (in recipe default: 3000)")
+    assert "[@FIRST:LAST][=WEIGHT]" in options["data"]
+    assert options["holdout"].endswith("[@FIRST:LAST]")
+
+
+@pytest.mark.parametrize(
+    ("holdout", "message"), [("streets:9:9=2", "has the weight =2"), ("synthetic:nowhere", "nowhere")]
+)
+def test_a_holdout_that_cannot_be_scored_is_refused_before_the_training(
+    tmp_path, config, monkeypatch, holdout, message
+):
+    line = ["train", str(tmp_path / "out"), "--recipe", "debug", "--data", config.data[0], "--holdout", holdout]
+    monkeypatch.setattr(sys, "argv", line)
+    with pytest.raises(SystemExit, match=f"train: .*{message}"):
+        main()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_holdout_counts_whole_unless_a_count_is_given(tmp_path):
+    line = [str(tmp_path), "--data", "synthetic:x", "--holdout", "streets:90000:100"]
+    assert parse_arguments(line)[1].holdout_count is None
+    assert parse_arguments([*line, "--holdout-count", "7"])[1].holdout_count == 7
+    with pytest.raises(SystemExit):
+        parse_arguments([*line, "--holdout-count", "0"])
+
+
 def test_the_paper_is_trained_in_three_stages():
     stages = [RECIPES[name] for name in ("paper_segmentation", "paper_full_scale", "paper_depth")]
     assert [stage.network(CITYSCAPES).depth is None for stage in stages] == [True, True, False]
@@ -290,6 +373,13 @@ def test_the_paper_is_trained_in_three_stages():
         ({"height": 60}, "multiples of 32"),
         ({"preset": "huge"}, "unknown preset 'huge'; expected one of paper"),
         ({"steps": 0}, "expected at least 1"),
+        ({"focal_length_px": 0.0}, "focal_length_px is 0.0; expected a number above 0"),
+        ({"learning_rate": math.nan}, "learning_rate is nan; expected a number above 0"),
+        ({"clip_limit": 0.0}, "clip_limit is 0.0; expected a number above 0"),
+        ({"depth_weight": math.inf}, "depth_weight is inf; expected 0 or more"),
+        ({"warmup_steps": -5}, "warmup_steps is -5; expected 0 or more"),
+        ({"seed": -1}, "seed is -1; expected 0 or more"),
+        ({"frozen_parts": 6}, "frozen_parts is 6; expected 0 to 5"),
         ({"view": "fisheye"}, "unknown view"),
         ({"segmentation_only": True, "depth_variant": "F"}, "give one of them"),
         ({"average_decay": 1.0}, "share below 1"),

@@ -5,7 +5,7 @@
 
 Depth variants A to F (table 3: pixel-wise; instance-wise; with normalization T1 or T2; with the instance loss) and
 region kernels with and without adaptive fusion (table 1). A finished run is not trained again, an interrupted one
-goes on; more seeds or variants can be added to the same folder later.
+goes on; more seeds or variants can be added to the same folder later, other settings want another folder.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import math
 import statistics
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -26,6 +27,7 @@ from panoptic_depth_model.depth import DIRECT, PIXEL, VARIANTS
 from panoptic_depth_model.weights import save_weights
 from panoptic_depth_training.config import RECIPES, TrainingConfig
 from panoptic_depth_training.data import open_mixture
+from panoptic_depth_training.datasets.sources import SYNTAX, WEIGHTED_SYNTAX, list_images, parse_source
 from panoptic_depth_training.evaluate.network import evaluate
 from panoptic_depth_training.train import WEIGHTS, Interruption, facts_of, train
 
@@ -33,6 +35,15 @@ SCORES = "scores.json"
 WITHOUT_FUSION = "F without AKF"
 NAMES = (*VARIANTS, WITHOUT_FUSION)
 COLUMNS = ("dpq", "dpq_things", "dpq_stuff", "pq", "abs_rel")
+DEPTH_RECIPES = tuple(name for name, recipe in RECIPES.items() if not recipe.segmentation_only)
+
+
+@dataclass(frozen=True)
+class Holdout:
+    """What all trials are scored on."""
+
+    data: str
+    count: int | None = None  # its first images; None: all
 
 
 @dataclass(frozen=True)
@@ -65,20 +76,46 @@ def trials(recipe: TrainingConfig, names: list[str], seeds: int, budget: float) 
 
 
 def scores_of(
-    trial: Trial, root: Path, holdout: str, count: int, workers: int, interruption: Interruption
+    trial: Trial, root: Path, holdout: Holdout, workers: int, interruption: Interruption
 ) -> dict[str, float]:
-    """Train and score one trial, unless its folder holds the scores already."""
+    """Train and score one trial, unless its folder holds the scores already.
+
+    Raises ValueError where the folder holds scores or a checkpoint of other settings.
+    """
+    if (earlier := earlier_scores(trial, root, holdout)) is not None:
+        return earlier
     folder = trial.folder(root)
-    path = folder / SCORES
-    if path.exists():
-        return json.loads(path.read_text())
     network = train(trial.config, folder, interruption, workers=workers)
     facts = facts_of(trial.config, open_mixture(trial.config.data).taxonomy, {})
     save_weights(folder / WEIGHTS, network, facts.to_dict())
-    scores = evaluate(network, facts, holdout, count)
+    scores = evaluate(network, facts, holdout.data, holdout.count)
     kept = {name: value for name, value in scores.items() if isinstance(value, float)}
-    path.write_text(json.dumps(kept, indent=2) + "\n")
+    contents = {"settings": _settings(trial, holdout), "scores": kept}
+    (folder / SCORES).write_text(json.dumps(contents, indent=2) + "\n")
     return kept
+
+
+def earlier_scores(trial: Trial, root: Path, holdout: Holdout) -> dict[str, float] | None:
+    """The scores that the trial's folder holds, if any. Raises ValueError where they are of other settings."""
+    path = trial.folder(root) / SCORES
+    if not path.exists():
+        return None
+    contents = json.loads(path.read_text())
+    if not contents.keys() >= {"settings", "scores"}:
+        raise ValueError(f"{path}: does not say what was trained and scored; remove it to score the trial anew")
+    there, here = contents["settings"], _settings(trial, holdout)
+    if different := [key for key in here if there.get(key) != here[key]]:
+        changes = ", ".join(f"{key} was {there.get(key)!r} and is {here[key]!r}" for key in different)
+        is_trained = not set(different) - {"holdout", "holdout_count"}
+        remedy = "remove it to score the same network anew" if is_trained else "take another folder"
+        raise ValueError(f"{path}: scores of another trial ({changes}); give the same options, or {remedy}")
+    return contents["scores"]
+
+
+def _settings(trial: Trial, holdout: Holdout) -> dict[str, Any]:
+    """All that decides a trial's scores, as it comes back from a file."""
+    settings = asdict(trial.config) | {"holdout": holdout.data, "holdout_count": holdout.count}
+    return json.loads(json.dumps(settings))
 
 
 def table(results: dict[str, list[dict[str, float]]], steps: int) -> Table:
@@ -107,29 +144,41 @@ def _spread(values: list[float], column: str) -> str:
     return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="ablation"
+    )
     parser.add_argument("folder", type=Path, metavar="OUT_DIR")
-    parser.add_argument("--data", action="append", required=True, help="labeled images, as for train")
-    parser.add_argument("--holdout", required=True, help="images to score on")
-    parser.add_argument("--holdout-count", type=int, default=100, help="how many (default %(default)s)")
-    parser.add_argument("--recipe", choices=RECIPES, default="default")
+    parser.add_argument("--data", action="append", required=True, help=f"labeled images, {WEIGHTED_SYNTAX}")
+    parser.add_argument("--holdout", required=True, help=f"images to score on, {SYNTAX}")
+    parser.add_argument("--holdout-count", type=int, help="score on the first of them only (default: all)")
+    parser.add_argument("--recipe", choices=DEPTH_RECIPES, default="default", help="settings (default %(default)s)")
     parser.add_argument("--budget", type=float, default=0.1, help="share of the recipe's steps (default %(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each variant (default %(default)s)")
     parser.add_argument("--variants", nargs="+", choices=NAMES, default=list(NAMES))
     parser.add_argument("--workers", type=int, default=1, help="processes that load images (default %(default)s)")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    if options.holdout_count is not None and options.holdout_count < 1:
+        parser.error(f"--holdout-count {options.holdout_count}: expected at least 1")
+    return options
+
+
+def main() -> None:
+    options = parse_arguments()
     interruption = Interruption()
     interruption.listen()
     results: dict[str, list[dict[str, float]]] = {}
     try:
         recipe = replace(RECIPES[options.recipe], data=tuple(options.data))
         todo = list(trials(recipe, options.variants, options.seeds, options.budget))
+        holdout = Holdout(options.holdout, options.holdout_count)
+        # What is wrong with the options is to be said before the first training, not after it.
+        list_images(parse_source(holdout.data))
+        for trial in todo:
+            earlier_scores(trial, options.folder, holdout)
         for number, trial in enumerate(todo, start=1):
             print(f"ablation: {number}/{len(todo)}: {trial.name}, seed {trial.seed}", file=sys.stderr)
-            scores = scores_of(
-                trial, options.folder, options.holdout, options.holdout_count, options.workers, interruption
-            )
+            scores = scores_of(trial, options.folder, holdout, options.workers, interruption)
             results.setdefault(trial.name, []).append(scores)
     except (ValueError, OSError) as error:
         sys.exit(f"ablation: {error}")

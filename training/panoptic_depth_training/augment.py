@@ -14,12 +14,11 @@ import cv2
 import numpy as np
 
 from panoptic_depth_ros.camera import FISHEYE_MODEL, PinholeCamera
-from panoptic_depth_ros.preprocess import PADDING_COLOR, fit, place
+from panoptic_depth_ros.preprocess import PADDING_COLOR, place, resized
 from panoptic_depth_ros.taxonomy import VOID_PANOPTIC_ID
-from panoptic_depth_training.datasets.labeled import LabeledImage
+from panoptic_depth_training.datasets.labeled import LabeledImage, is_sparse
 
 MAX_LONGEST_EDGE_PX = 4096  # of a scaled image
-SPARSE = 0.2  # less than this share of pixels with depth comes from a lidar
 
 _HUES = 180  # in 8 bits OpenCV counts hue in steps of 2 degrees
 # Lens terms that change sign in a mirror: p2, s1, s2 and the tilt about y (k1 k2 p1 p2 k3 k4 k5 k6 s1 .. s4 tx ty).
@@ -57,7 +56,7 @@ PAPER_FULL_SCALE = Augmentation(sizes=tuple(edge / 1024 for edge in range(1024, 
 FULL_FRAME = Augmentation()  # whole frames, as the released configuration has it
 FULL_FRAME_SCALED = Augmentation(scale=(0.8, 1.2))  # as the paper has it: scaled, then cropped at the center
 
-VIEWS = {
+AUGMENTATIONS = {
     "vehicle": VEHICLE,
     "paper_crop": PAPER_CROP,
     "paper_full_scale": PAPER_FULL_SCALE,
@@ -131,24 +130,23 @@ class View:
         return output
 
 
-def fitted(example: LabeledImage, height: int, width: int) -> LabeledImage:
-    """The example as the vehicle would feed it: letterboxed, with void and unknown depth in the padding."""
-    rgb, placement = fit(example.rgb, height, width)
-    view = View(height, width, placement.height, placement.width, placement.top, placement.left)
-    return _seen(example, view, rgb)
-
-
 def augmented(
     example: LabeledImage, height: int, width: int, settings: Augmentation, rng: np.random.Generator
 ) -> LabeledImage:
     """A random view of the example at network size: scaled, cropped or padded, mirrored, recolored."""
     view = random_view(example.rgb.shape[0], example.rgb.shape[1], height, width, settings, rng)
-    return _seen(example, view, _padded(jittered(_covered(example.rgb, view), settings.color, rng), view))
+    return viewed(example, view, settings.color, rng)
 
 
-def viewed(example: LabeledImage, view: View) -> LabeledImage:
-    """The example as a view shows it, colors unchanged."""
-    return _seen(example, view, _padded(_covered(example.rgb, view), view))
+def viewed(example: LabeledImage, view: View, color: ColorJitter, rng: np.random.Generator) -> LabeledImage:
+    """The example as a view shows it, recolored; void and unknown depth in the padding."""
+    return LabeledImage(
+        rgb=_padded(jittered(_covered(example.rgb, view), color, rng), view),
+        panoptic_ids=view.sampled(example.panoptic_ids, beyond=VOID_PANOPTIC_ID),
+        depth=_seen_depth(example.depth, view),
+        camera=view.camera(example.camera) if example.camera else None,
+        name=example.name,
+    )
 
 
 def random_view(
@@ -216,17 +214,10 @@ def depth_at_focal_length(example: LabeledImage, focal_length_px: float) -> np.n
     return example.depth * np.float32(focal_length_px / example.camera.fx)
 
 
-def _seen(example: LabeledImage, view: View, rgb: np.ndarray) -> LabeledImage:
-    """What the view shows of labels, depth and camera, beside its colors."""
-    shrinks = view.scaled_height < example.depth.shape[0]
-    sparse = shrinks and np.count_nonzero(example.depth) < SPARSE * example.depth.size
-    return LabeledImage(
-        rgb=rgb,
-        panoptic_ids=view.sampled(example.panoptic_ids, beyond=VOID_PANOPTIC_ID),
-        depth=view.scattered(example.depth) if sparse else view.sampled(example.depth, beyond=0),
-        camera=view.camera(example.camera) if example.camera else None,
-        name=example.name,
-    )
+def _seen_depth(depth: np.ndarray, view: View) -> np.ndarray:
+    """What the view shows of depth: nearest pixels, which would miss most points of a lidar when shrinking."""
+    shrinks = view.scaled_height < depth.shape[0]
+    return view.scattered(depth) if shrinks and is_sparse(depth) else view.sampled(depth, beyond=0)
 
 
 def _covered(rgb: np.ndarray, view: View) -> np.ndarray:
@@ -235,7 +226,7 @@ def _covered(rgb: np.ndarray, view: View) -> np.ndarray:
     top, left = max(-view.top, 0), max(-view.left, 0)  # of that part in the scaled image
     rows, columns = view.rows.stop - view.rows.start, view.columns.stop - view.columns.start
     if view.scaled_height < height:
-        part = _shrunk(rgb, view.scaled_height, view.scaled_width)[top : top + rows, left : left + columns]
+        part = resized(rgb, view.scaled_height, view.scaled_width)[top : top + rows, left : left + columns]
     elif (view.scaled_height, view.scaled_width) == (height, width):
         part = rgb[top : top + rows, left : left + columns]
     else:
@@ -245,13 +236,6 @@ def _covered(rgb: np.ndarray, view: View) -> np.ndarray:
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         part = cv2.warpAffine(rgb, matrix, (columns, rows), flags=flags, borderMode=cv2.BORDER_REPLICATE)
     return cv2.flip(part, 1) if view.mirrored else part
-
-
-def _shrunk(rgb: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The image at a smaller size, every pixel the mean of an area; exact halves first, which OpenCV is fast at."""
-    while rgb.shape[0] >= 2 * height and rgb.shape[1] >= 2 * width and rgb.shape[0] % 2 == rgb.shape[1] % 2 == 0:
-        rgb = cv2.resize(rgb, (rgb.shape[1] // 2, rgb.shape[0] // 2), interpolation=cv2.INTER_AREA)
-    return cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def _padded(part: np.ndarray, view: View) -> np.ndarray:

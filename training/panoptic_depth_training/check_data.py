@@ -22,11 +22,14 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from panoptic_depth_ros.interrupt import INTERRUPTED
 from panoptic_depth_ros.taxonomy import LABEL_DIVISOR, VOID_PANOPTIC_ID, Taxonomy
 from panoptic_depth_ros.visualize import depth_color
-from panoptic_depth_training.colors import label_colors, spread
+from panoptic_depth_training.colors import label_colors, widened
 from panoptic_depth_training.datasets.labeled import DataError, LabeledImage, LabeledImages
 from panoptic_depth_training.datasets.sources import KINDS, SYNTAX, list_images, parse_source
+from panoptic_depth_training.datasets.street_folder import png
+from panoptic_depth_training.output_files import make_writable, write_whole
 
 SHEET_IMAGES = 8
 TILE_WIDTH_PX = 480
@@ -88,6 +91,8 @@ class Census:
 
     def depth_line(self) -> str:
         """Depth and calibration in a sentence."""
+        if not self.num_images:
+            return "no depth, no calibration"
         lengths = sorted(self.focal_lengths)
         cameras = "no calibration" if lengths == [0.0] else f"focal length {lengths[0]:g} to {lengths[-1]:g} px"
         if not self.depths:
@@ -172,7 +177,7 @@ def sheet_row(image: LabeledImage, taxonomy: Taxonomy) -> tuple[np.ndarray, ...]
     """Image, labels over it and depth over it, each [h, TILE_WIDTH_PX, 3]; what there is none of is black."""
     void = image.panoptic_ids == VOID_PANOPTIC_ID
     labels = cv2.addWeighted(image.rgb, 0.5, label_colors(image.panoptic_ids, taxonomy), 0.5, 0)
-    depth = spread(image.depth)
+    depth = widened(image.depth)
     height = round(TILE_WIDTH_PX * image.rgb.shape[0] / image.rgb.shape[1])
     tiles = (
         image.rgb,
@@ -214,25 +219,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     text = f"{options.source}:{options.path}" if options.path else options.source
     try:
         images = list_images(parse_source(text))
+        if options.out:
+            make_writable(options.out)
         with Progress(console=Console(stderr=True)) as progress:
             report = check(images, options.limit, progress)
-    except ValueError as error:
+        sheet = written(report.sheet, options.out) if options.out and report.sheet is not None else None
+    except (ValueError, OSError) as error:
         print(f"check_data: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("check_data: stopped", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     if report.census.pixels.any():
         Console().print(report.census.table())
     print(f"{report.census.num_images} of {len(images)} images read; {report.census.depth_line()}")
-    if options.out and report.sheet is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
-        path = options.out / "contact_sheet.png"
-        cv2.imwrite(str(path), cv2.cvtColor(report.sheet, cv2.COLOR_RGB2BGR))
-        print(f"wrote {path}")
+    if sheet:
+        print(f"wrote {sheet}")
     if report.faults:
         print(f"check_data: {len(report.faults)} faults in {text}", file=sys.stderr)
     return 1 if report.faults else 0
+
+
+def written(sheet: np.ndarray, folder: Path) -> Path:
+    """The contact sheet in a file."""
+    path = folder / "contact_sheet.png"
+    write_whole(path, png(cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR)))
+    return path
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from panoptic_depth_model.tensor_file import read_tensors, write_tensors
+
 FORMAT = "panoptic_depth checkpoint 3"
 
 
@@ -24,8 +26,8 @@ def save_checkpoint(
 
     `average` is the state of the weights' average, None where none is kept.
     """
-    partial = path.with_name(path.name + ".partial")
-    torch.save(
+    write_tensors(
+        path,
         {
             "format": FORMAT,
             "step": step,
@@ -34,9 +36,7 @@ def save_checkpoint(
             "optimizer": optimizer.state_dict(),
             "average": average,
         },
-        partial,
     )
-    partial.replace(path)
 
 
 def load_checkpoint(
@@ -44,10 +44,13 @@ def load_checkpoint(
 ) -> tuple[int, dict[str, Any] | None]:
     """Restore what is learned and the optimizer; return the steps done and the average.
 
-    Raises ValueError where the settings are not those of the file.
+    Raises ValueError where the settings are not those of the file, or it cannot be read.
     """
-    contents = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(contents, dict) or contents.get("format") != FORMAT:
+    try:
+        contents = read_tensors(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; remove it to start anew") from error
+    if contents.get("format") != FORMAT:
         raise ValueError(f"{path}: not a training checkpoint ({FORMAT!r}); remove it to start anew")
     there = contents["settings"]
     if different := [key for key in settings if there.get(key) != settings[key]]:

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from panoptic_depth_ros.taxonomy import LABEL_DIVISOR, VOID_PANOPTIC_ID, Taxonomy
+from panoptic_depth_training.datasets.labeled import is_sparse
 
 
 def label_colors(panoptic_ids: np.ndarray, taxonomy: Taxonomy) -> np.ndarray:
@@ -15,7 +16,8 @@ def label_colors(panoptic_ids: np.ndarray, taxonomy: Taxonomy) -> np.ndarray:
     category, instance = ids // LABEL_DIVISOR, ids % LABEL_DIVISOR
     palette = np.array([entry.color for entry in taxonomy] + [(0, 0, 0)])
     base = palette[np.minimum(category, len(taxonomy))]
-    shade = np.where(instance > 0, (instance * 0.618) % 1 * 120 - 30, 0)[:, None]
+    has_shade = (instance > 0) & (category < len(taxonomy))  # void's id looks like an instance
+    shade = np.where(has_shade, (instance * 0.618) % 1 * 120 - 30, 0)[:, None]
     colors = np.clip(base + shade, 0, 255).astype(np.uint8)[panoptic_ids]
     across = np.pad(panoptic_ids[:, 1:] != panoptic_ids[:, :-1], ((0, 0), (0, 1)))
     down = np.pad(panoptic_ids[1:] != panoptic_ids[:-1], ((0, 1), (0, 0)))
@@ -23,9 +25,9 @@ def label_colors(panoptic_ids: np.ndarray, taxonomy: Taxonomy) -> np.ndarray:
     return colors
 
 
-def spread(depth: np.ndarray) -> np.ndarray:
+def widened(depth: np.ndarray) -> np.ndarray:
     """Sparse depth with every point three pixels wide, since single ones are too small to be seen; dense as it is."""
-    if np.count_nonzero(depth) > 0.2 * depth.size:
+    if not is_sparse(depth):
         return depth
     beyond = np.finfo(np.float32).max  # what OpenCV takes the surroundings of the image for
     nearest = cv2.erode(np.where(depth > 0, depth, beyond).astype(np.float32), np.ones((3, 3), np.uint8))

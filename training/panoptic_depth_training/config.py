@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -13,9 +14,11 @@ from panoptic_depth_model.config import PRESETS, PanopticDepthConfig, segmentati
 from panoptic_depth_model.depth import VARIANTS
 from panoptic_depth_model.panoptic_depth import check_size
 from panoptic_depth_ros.taxonomy import Taxonomy
-from panoptic_depth_training.augment import VIEWS
+from panoptic_depth_training.augment import AUGMENTATIONS
+from panoptic_depth_training.datasets.sources import WEIGHTED_SYNTAX
 from panoptic_depth_training.optim import ADAM, ADAMW, CLIP_NORM, CLIP_VALUE
 
+BACKBONE_PARTS = 5  # stem and four stages
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -32,13 +35,13 @@ class TrainingConfig:
     segmentation_only: bool = option(False, "leave depth out, as the paper's first stages do")
     depth_variant: str = option("", f"of the paper's ablation instead of the preset's: {', '.join(VARIANTS)}")
     adaptive_fusion: bool = option(True, "weigh region kernels by their area (equation 1), not by that of the map")
-    data: tuple[str, ...] = option((), "labeled images, KIND:PATH[=WEIGHT]; repeat the option to mix several")
+    data: tuple[str, ...] = option((), f"labeled images, {WEIGHTED_SYNTAX}; repeat the option to mix several")
     start_from: str = option("", "weights to begin with instead of random ones; parts that they lack start anew")
     backbone_weights: str = option("", "of a classifier: a file, or a name of torchvision's such as IMAGENET1K_V1")
     height: int = option(256, "network input height [px]")
     width: int = option(512, "network input width [px]")
     focal_length_px: float = option(480.0, "depth is learned as a camera of this focal length would see it")
-    view: str = option("vehicle", f"how an image is scaled and cropped: {', '.join(VIEWS)}")
+    view: str = option("vehicle", f"how an image is scaled and cropped: {', '.join(AUGMENTATIONS)}")
     steps: int = option(3000, "optimizer steps in all")
     batch: int = option(8, "images a step, over all processes")
     accumulate: int = option(1, "parts that a process's share of a step is computed in, to save memory")
@@ -67,7 +70,7 @@ class TrainingConfig:
         for name, known in (
             ("preset", tuple(PRESETS)),
             ("depth_variant", ("", *VARIANTS)),
-            ("view", VIEWS),
+            ("view", AUGMENTATIONS),
             ("precision", PRECISIONS),
             ("optimizer", (ADAM, ADAMW)),
             ("clip", (CLIP_NORM, CLIP_VALUE)),
@@ -78,6 +81,16 @@ class TrainingConfig:
         for name in ("steps", "batch", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+        for name in ("focal_length_px", "learning_rate", "clip_limit"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a number above 0")
+        for name in ("mask_weight", "depth_weight", "pixel_weight", "weight_decay", "warmup_steps", "half_size_steps"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected 0 or more")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}; expected 0 or more")
+        if not 0 <= self.frozen_parts <= BACKBONE_PARTS:
+            raise ValueError(f"frozen_parts is {self.frozen_parts}; expected 0 to {BACKBONE_PARTS}")
         if self.segmentation_only and self.depth_variant:
             raise ValueError("segmentation_only leaves depth out, so depth_variant has no meaning; give one of them")
         if self.start_from and self.backbone_weights:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from panoptic_depth_training.augment import VIEWS, augmented, depth_at_focal_length
+from panoptic_depth_training.augment import AUGMENTATIONS, augmented, depth_at_focal_length
 from panoptic_depth_training.datasets.labeled import DataError, LabeledImages
-from panoptic_depth_training.datasets.sources import SYNTAX, open_images, parse_source
-from panoptic_depth_training.targets import Targets, encode
+from panoptic_depth_training.datasets.sources import WEIGHTED_SYNTAX, open_images, split_weight
+from panoptic_depth_training.targets import Targets, collate, encode
 
 MAX_INSTANCES = 32  # an image; the smallest ones beyond it are left out of the targets
 
@@ -44,13 +44,13 @@ class Mixture:
 
 
 def open_mixture(texts: Sequence[str]) -> Mixture:
-    """Several sources with their weights."""
+    """Several sources with their weights. Raises DataError where one cannot be opened, or none is given."""
     if not texts:
-        raise DataError(f"no data; give at least one {SYNTAX}")
-    return Mixture([(open_images(text), parse_source(text).weight) for text in texts])
+        raise DataError(f"no data; give at least one {WEIGHTED_SYNTAX}")
+    return Mixture([(open_images(source), weight) for source, weight in map(split_weight, texts)])
 
 
-class TrainingSamples(Dataset[tuple[Tensor, Targets]]):
+class TrainingSamples(Dataset[tuple[Tensor, Targets] | DataError]):
     """Sample k is a function of k and the seed alone, so a resumed training sees what it would have seen."""
 
     def __init__(
@@ -68,16 +68,34 @@ class TrainingSamples(Dataset[tuple[Tensor, Targets]]):
         self.width = width
         self.focal_length_px = focal_length_px
         self.seed = seed
-        self.augmentation = VIEWS[view]
+        self.augmentation = AUGMENTATIONS[view]
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Targets]:
-        """An image [H, W, 3] uint8 and its targets."""
+    def __getitem__(self, index: int) -> tuple[Tensor, Targets] | DataError:
+        """An image [H, W, 3] uint8 and its targets, or why there is none: a loader process would wrap what it raises
+        in its traceback.
+        """
+        try:
+            return self._sample(index)
+        except DataError as error:
+            return error
+
+    def _sample(self, index: int) -> tuple[Tensor, Targets]:
         rng = np.random.default_rng([self.seed, index])
         images, drawn = self.images.draw(rng)
         image = augmented(images[drawn], self.height, self.width, self.augmentation, rng)
         depth = depth_at_focal_length(image, self.focal_length_px)
         targets = encode(image.panoptic_ids, depth, images.taxonomy, images.supervision, MAX_INSTANCES)
         return torch.from_numpy(image.rgb), targets
+
+
+def batch_of(samples: Sequence[tuple[Tensor, Targets] | DataError]) -> tuple[Tensor, Targets] | DataError:
+    """Images [B, H, W, 3] and targets, or why there are none."""
+    whole: list[tuple[Tensor, Targets]] = []
+    for sample in samples:
+        if isinstance(sample, DataError):
+            return sample
+        whole.append(sample)
+    return collate(whole)
 
 
 def start_worker(worker: int) -> None:

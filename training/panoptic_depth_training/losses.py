@@ -22,7 +22,7 @@ from panoptic_depth_model.panoptic_depth import LevelMaps, Maps, PanopticDepth
 from panoptic_depth_training.pixel_heads import PixelErrors, PixelHeads
 from panoptic_depth_training.targets import LevelTargets, RegionMaps, Targets, region_maps, spread_over_levels
 
-FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
+FOCAL_ALPHA = 0.25
 POSITIVES = 7  # positions an instance's kernel is learned at, on each of its levels
 MIN_MASK_SHARE = 0.1  # of a position that may stand for an instance
 SHAPE_WEIGHT = 5.0  # of the scale-invariant term within the depth error
@@ -65,7 +65,7 @@ class FlatMaps(NamedTuple):
     depth_kernels: Tensor  # [B, D, L]
 
 
-class Segments(NamedTuple):
+class SupervisedKernels(NamedTuple):
     """Kernels of segments with the masks they should give."""
 
     mask_kernels: Tensor  # [B, G, V, C]
@@ -169,7 +169,10 @@ def region_loss(logits: Tensor, goal: LevelTargets) -> Tensor:
 
 
 def soft_focal(logits: Tensor, targets: Tensor) -> Tensor:
-    """Focal loss of every element for targets in 0..1."""
+    """Focal loss of every element for targets t in 0..1, with the exponent 2.
+
+    a (1 - q)^2 CE(p, t) of probabilities p, where q = p t + (1 - p)(1 - t) and a goes from 1 - alpha to alpha alike.
+    """
     probability = logits.sigmoid()
     cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     right = probability * targets + (1 - probability) * (1 - targets)
@@ -177,7 +180,7 @@ def soft_focal(logits: Tensor, targets: Tensor) -> Tensor:
     return alpha * cross_entropy * (1 - right).square()
 
 
-def thing_segments(network: PanopticDepth, flat: FlatMaps, targets: Targets, goal: LevelTargets) -> Segments:
+def thing_segments(network: PanopticDepth, flat: FlatMaps, targets: Targets, goal: LevelTargets) -> SupervisedKernels:
     """For every pair the kernels at its `POSITIVES` best positions, weighted by their center probability."""
     thing = targets.instance_things.gather(1, targets.pair_instance)  # [B, P]
     probability = select(flat.centers, thing).sigmoid()  # [B, P, L]
@@ -185,7 +188,7 @@ def thing_segments(network: PanopticDepth, flat: FlatMaps, targets: Targets, goa
     at_level = (goal.level == targets.pair_level[..., None]) & targets.pair_valid[..., None]
     guidance = torch.where((share > MIN_MASK_SHARE) & at_level, probability, 0.0)
     weight, position = guidance.topk(POSITIVES, dim=2)
-    return Segments(
+    return SupervisedKernels(
         mask_kernels=gather_positions(flat.mask_kernels, position.flatten(1)).unflatten(1, position.shape[1:]),
         depth_kernels=gather_positions(flat.depth_kernels, position.flatten(1)).unflatten(1, position.shape[1:]),
         weight=weight / weight.sum(dim=2, keepdim=True).clamp(min=1e-8),
@@ -194,8 +197,13 @@ def thing_segments(network: PanopticDepth, flat: FlatMaps, targets: Targets, goa
     )
 
 
-def region_segments(network: PanopticDepth, flat: FlatMaps, regions: RegionMaps, goal: LevelTargets) -> Segments:
-    """For every region the kernels on all levels where it has positions: means over these."""
+def region_segments(
+    network: PanopticDepth, flat: FlatMaps, regions: RegionMaps, goal: LevelTargets
+) -> SupervisedKernels:
+    """For every region its kernel on all levels where it has positions: the sum over these, divided by their number.
+
+    Without adaptive fusion it is divided by the area of the level's map, as in PanopticFCN.
+    """
     inside = (goal.regions.share > 0).to(flat.mask_kernels.dtype).split(goal.positions, dim=2)
     count = torch.stack([level.sum(dim=2) for level in inside], dim=2)  # [B, R, levels]
     if network.config.adaptive_fusion:
@@ -203,14 +211,14 @@ def region_segments(network: PanopticDepth, flat: FlatMaps, regions: RegionMaps,
     else:
         area = torch.stack([torch.full_like(level[..., 0], level.shape[2]) for level in inside], dim=2)
 
-    def means(kernels: Tensor) -> Tensor:
+    def fused(kernels: Tensor) -> Tensor:
         """Of maps [B, C, L], as [B, R, levels, C]."""
         levels = zip(inside, kernels.split(goal.positions, dim=2), strict=True)
         return torch.stack([level @ here.mT for level, here in levels], dim=2) / area[..., None]
 
-    return Segments(
-        mask_kernels=means(flat.mask_kernels),
-        depth_kernels=means(flat.depth_kernels),
+    return SupervisedKernels(
+        mask_kernels=fused(flat.mask_kernels),
+        depth_kernels=fused(flat.depth_kernels),
         weight=(count > 0).to(count.dtype),
         masks=regions.share,
         judged=regions.judged,
@@ -223,7 +231,7 @@ def select(rows: Tensor, index: Tensor) -> Tensor:
     return rows.gather(1, index.expand(-1, -1, *rows.shape[2:]))
 
 
-def dice(kernels: Tensor, segments: Segments, embedding: Tensor) -> Tensor:
+def dice(kernels: Tensor, segments: SupervisedKernels, embedding: Tensor) -> Tensor:
     """Dice loss [B, G, V] of the masks that embedded kernels [B, G, V, C] give on an embedding [B, C, h, w].
 
     1 - 2 sum(p t) / (sum(p^2) + sum(t^2)) over the judged pixels, p probability and t share.
@@ -250,7 +258,7 @@ class DepthErrors(NamedTuple):
 
 
 def depth_errors(
-    network: PanopticDepth, maps: Maps, things: Segments, stuff: Segments, targets: Targets
+    network: PanopticDepth, maps: Maps, things: SupervisedKernels, stuff: SupervisedKernels, targets: Targets
 ) -> tuple[DepthErrors, DepthErrors, DepthErrors]:
     """Errors of pixels in their true segments, of things as a whole, and of pixels in segments of the network's own.
 
@@ -267,7 +275,7 @@ def depth_errors(
         return depth_error(pixels), none, none
 
     # The region of a thing category spans many things, so it has no depth of its own.
-    amorphous = Segments(*(part.index_select(1, network.stuff_rows) for part in stuff))
+    amorphous = SupervisedKernels(*(part.index_select(1, network.stuff_rows) for part in stuff))
     thing_sums = segment_errors(things, 0.0, maps.depth_embedding, targets.depth, scale)
     stuff_sums = segment_errors(amorphous, 0.5, maps.depth_embedding, targets.depth, scale)
     return (
@@ -278,7 +286,7 @@ def depth_errors(
 
 
 def segment_errors(
-    segments: Segments, min_share: float, embedding: Tensor, depth: Tensor, scale: DepthScale
+    segments: SupervisedKernels, min_share: float, embedding: Tensor, depth: Tensor, scale: DepthScale
 ) -> ErrorSums:
     """Errors over the pixels of all segments, by each of their kernels.
 
@@ -317,7 +325,7 @@ def pixel_errors(predicted: Tensor, depth: Tensor, scale: DepthScale) -> ErrorSu
     return error_sums(predicted[:, :, None], depth, depth > 0, used, scale.min_m)
 
 
-def instance_errors(things: Segments, depth: Tensor, scale: DepthScale) -> DepthErrors:
+def instance_errors(things: SupervisedKernels, depth: Tensor, scale: DepthScale) -> DepthErrors:
     """Errors of the things' shifts: their mean depth, or their nearest point under scheme T1."""
     depth = depth[:, None]
     known = (things.masks > 0) & (depth > 0)

@@ -86,7 +86,7 @@ class Report:
         """Raise NotFinite if a loss since the last report was no number."""
         sums = dict(zip(self.names, self.sums.tolist(), strict=True))
         if not all(map(math.isfinite, sums.values())):
-            raise NotFinite(f"step {step}: the loss is not finite ({sums}); lower the learning rate")
+            raise NotFinite(f"step {step}: the loss is not finite ({sums}); lower the learning rate, in another folder")
 
     def picture(self, name: str, rgb: np.ndarray, step: int) -> None:
         """A picture [H, W, 3] uint8 for TensorBoard."""

@@ -5,7 +5,8 @@ python -m panoptic_depth_training.render frames OUT_DIR --count 2500
 python -m panoptic_depth_training.render sequences OUT_DIR --split val --count 50
 python -m panoptic_depth_training.render drive OUT_DIR --seed 7
 
-An interrupted command goes on where it stopped when it is given again (a drive starts again).
+An interrupted command goes on where it stopped when it is given again. A drive starts again, once what is left of
+it, OUT_DIR.unfinished, was removed.
 """
 
 from __future__ import annotations
@@ -19,12 +20,17 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from typing import Protocol
 
-from panoptic_depth_ros.interrupt import interrupt_once
+from panoptic_depth_ros.interrupt import INTERRUPTED, interrupt_once
 from panoptic_depth_training.datasets import street_folder, street_sequences
 from panoptic_depth_training.datasets.street_recording import SAMPLE_SEED, DriveOptions, write_drive
 from panoptic_depth_training.workers import deaf_to_interrupts, workers
 
-INTERRUPTED = 130  # the exit status that shells give a program that Ctrl-C ended
+GOES_ON = "the same command goes on from here"
+AGAIN = {  # how to go on after a command was stopped
+    "frames": GOES_ON,
+    "sequences": GOES_ON,
+    "drive": "remove {folder}.unfinished and give the same command again",
+}
 
 
 class Work(Protocol):
@@ -98,14 +104,18 @@ def _write(work: Work) -> int:
 
 def main() -> None:
     options = _parser().parse_args()
+    again = AGAIN[options.command].format(folder=options.folder)
     interrupt_once()
     try:
         _run(options)
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        print(f"\nstopped; {again}", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except ValueError as error:
         sys.exit(f"render: {error}")
+    except OSError as error:
+        place, cause = error.filename or options.folder, error.strerror or error
+        sys.exit(f"render: {place}: {cause}; expected a folder that can be written and has room. When it is: {again}")
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -6,29 +6,26 @@ On a GPU it can compute in half precision and launch a whole frame as one CUDA g
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.fx.experimental.optimization import fuse
+from torch import Tensor
 
-from panoptic_depth_model.backbones import ResNetFeatures
 from panoptic_depth_model.deployable import Deployable, Outputs
-from panoptic_depth_model.panoptic_depth import Maps, PanopticDepth, check_size
-from panoptic_depth_model.weights import digest, load_weights
+from panoptic_depth_model.panoptic_depth import PanopticDepth
+from panoptic_depth_model.weights import load_weights
 from panoptic_depth_ros.engines import Engine, Report, open_engine
 from panoptic_depth_ros.manifest import OUTPUTS, Manifest, ModelError
-from panoptic_depth_ros.taxonomy import Taxonomy
 from panoptic_depth_training.facts import ModelFacts
+from panoptic_depth_training.gpu_runner import GpuRunner, HostBuffers
+from panoptic_depth_training.inference import HALF, evaluating, prepared
+from panoptic_depth_training.network_manifest import manifest_of
 
 WEIGHTS_SUFFIX = ".pt"
-SMALLEST_DEPTH_M = 1e-3  # a manifest's range starts above zero, also where a network's own starts at zero
-ANY_RANGE_M = (SMALLEST_DEPTH_M, 80.0)  # stands in the manifest of a network that gives depth to no category
 
 
 @dataclass(frozen=True)
@@ -41,8 +38,6 @@ class TorchOptions:
 
 
 AS_TRAINED = TorchOptions()
-HALF = {"cuda": torch.float16, "cpu": torch.bfloat16}  # CPUs that are fast in half precision have bfloat16
-_WARM_UP_PASSES = 3  # in which libraries choose kernels and get their memory, as they must not during a capture
 
 
 class TorchEngine:
@@ -92,141 +87,6 @@ class TorchEngine:
         del self._deployable, self._run, self._gpu, self._buffers
 
 
-class GpuRunner:
-    """Computes on a GPU what comes from page-locked memory, from which alone transfers are fast."""
-
-    def __init__(self, run: Callable[[Tensor], Sequence[Tensor]], device: torch.device, as_graph: bool) -> None:
-        self._run = run
-        self._device = device
-        self._as_graph = as_graph
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._host_images = torch.empty(0, dtype=torch.uint8)
-        self._start, self._end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-
-    def __call__(self, images: np.ndarray) -> Sequence[Tensor]:
-        """Outputs on the GPU, which may still compute them, for images [B, h, w, 3] uint8.
-
-        With a graph B is that of the first call, and the next call overwrites the outputs.
-        """
-        if self._host_images.shape != images.shape:
-            if self._graph is not None:
-                expected, got = list(self._host_images.shape), list(images.shape)
-                raise ValueError(f"images are {got}; the CUDA graph was captured for {expected}")
-            self._set_up(images.shape)
-        self._end.synchronize()  # the upload before this one has left the buffer
-        self._host_images.copy_(torch.from_numpy(images))
-        self._images.copy_(self._host_images, non_blocking=True)
-        self._start.record()
-        if self._graph is None:
-            outputs = self._run(self._images)
-        else:
-            self._graph.replay()
-            outputs = self._outputs
-        self._end.record()
-        return outputs
-
-    @property
-    def elapsed_ms(self) -> float:
-        """Milliseconds of the last call by the GPU's clock, without transfers; waits for its end."""
-        self._end.synchronize()
-        return self._start.elapsed_time(self._end)
-
-    def _set_up(self, shape: tuple[int, ...]) -> None:
-        self._host_images = pinned(shape, torch.uint8)
-        self._images = torch.zeros(shape, dtype=torch.uint8, device=self._device)
-        if self._as_graph:
-            self._capture()
-
-    def _capture(self) -> None:
-        """Record a frame's kernels. They read `_images` and write `_outputs` for good."""
-        stream = torch.cuda.Stream(self._device)
-        stream.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.backends.cudnn.flags(enabled=True, benchmark=True):  # the shape stays, so the search pays
-            with torch.cuda.stream(stream):
-                for _ in range(_WARM_UP_PASSES):
-                    self._run(self._images)
-            stream.synchronize()
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, stream=stream):
-                self._outputs = self._run(self._images)
-        self._graph = graph
-
-
-class HostBuffers:
-    """Outputs in page-locked memory. There are two sets, in turn: the second call after one overwrites its answer."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._sets: list[list[Tensor]] = [[], []]
-
-    def fetch(self, outputs: Sequence[Tensor]) -> list[np.ndarray]:
-        self._sets.reverse()
-        if [host.shape for host in self._sets[0]] != [output.shape for output in outputs]:
-            self._sets[0] = [pinned(output.shape, output.dtype) for output in outputs]
-        for host, output in zip(self._sets[0], outputs, strict=True):
-            host.copy_(output, non_blocking=True)
-        torch.cuda.current_stream(self._device).synchronize()
-        return [host.numpy() for host in self._sets[0]]
-
-
-def pinned(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Page-locked host memory."""
-    return torch.empty(shape, dtype=dtype, pin_memory=True)
-
-
-class HalfPanopticDepth(PanopticDepth):
-    """The same network with maps computed in half precision.
-
-    All that follows stays in float32: scores that are compared with each other, sums over a map, which outgrow
-    float16 (65504), masks, and depth in meters.
-    """
-
-    def forward(self, image: Tensor) -> Maps:
-        kind = image.device.type
-        # Convolutions take half precision, norms float32. A cache of cast weights would be lost to a CUDA graph.
-        with torch.autocast(kind, HALF[kind], cache_enabled=False):
-            maps = super().forward(image)
-        return maps.in_float32()
-
-
-def fold_norms(network: PanopticDepth) -> None:
-    """Make the batch norms of a ResNet part of its convolutions, in place. For inference alone."""
-    if isinstance(network.backbone, ResNetFeatures):
-        network.backbone = fuse(network.backbone)  # type: ignore[assignment]
-
-
-def prepared(network: PanopticDepth, half: bool) -> PanopticDepth:
-    """A copy of a network that is for inference alone, on the same device.
-
-    Batch norms of a ResNet are part of its convolutions. Weights lie channels last, as the maps do that begin as
-    image bytes. With `half`, convolutions hold their weights in half precision; see `HalfPanopticDepth`.
-    """
-    device = next(network.parameters()).device
-    copy = (HalfPanopticDepth if half else PanopticDepth)(network.config).to(device)
-    copy.load_state_dict(network.state_dict())
-    copy.eval().requires_grad_(False)
-    fold_norms(copy)
-    if half:
-        for module in copy.modules():
-            if isinstance(module, nn.Conv2d):
-                module.to(HALF[device.type])
-    return copy.to(memory_format=torch.channels_last)
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """A module in evaluation mode inside the block. Behind it every part is in its own mode again: parts of a network
-    that is in training may be frozen.
-    """
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
-
-
 def open_model(
     path: Path,
     device: str = "auto",
@@ -257,8 +117,8 @@ def open_model(
         torch.set_num_threads(threads)
     try:
         network, facts = load_weights(path)
-    except (OSError, RuntimeError, TypeError, EOFError, pickle.UnpicklingError) as error:  # what torch.load may meet
-        raise ModelError(f"model {path}: cannot be read as weights ({error}); give what train wrote") from error
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model {error}; give weights that train wrote") from error
     network.to(torch_device(device, path))
     return engine_for(network, ModelFacts.from_dict(facts), path.stem, size, options)
 
@@ -273,33 +133,6 @@ def engine_for(
     """An engine around a network where it is; `size` and `options` as in `open_model`."""
     height, width = size or (facts.height, facts.width)
     return TorchEngine(network, manifest_of(network, facts, height, width, name), options)
-
-
-def manifest_of(network: PanopticDepth, facts: ModelFacts, height: int, width: int, name: str) -> Manifest:
-    """What a network that was not exported says about itself. Its version and opset are empty."""
-    check_size(height, width)
-    scale = network.config.depth
-    nearest_m, farthest_m = (max(scale.min_m, SMALLEST_DEPTH_M), scale.max_m) if scale else ANY_RANGE_M
-    return Manifest(
-        name=name,
-        version="",
-        preset=facts.preset,
-        height=height,
-        width=width,
-        # At another size the same view has its focal length scaled with it.
-        focal_length_px=facts.focal_length_px * width / facts.width,
-        min_depth_m=nearest_m,
-        max_depth_m=farthest_m,
-        taxonomy=facts.taxonomy if scale else without_depth(facts.taxonomy),
-        opset=0,
-        digest=digest(network.state_dict()),
-        scores=facts.scores,
-    )
-
-
-def without_depth(taxonomy: Taxonomy) -> Taxonomy:
-    """The same categories, none of which has a depth."""
-    return Taxonomy(tuple(replace(category, has_depth=False) for category in taxonomy))
 
 
 def torch_device(device: str, path: Path) -> torch.device:

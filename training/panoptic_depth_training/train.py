@@ -15,7 +15,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from inspect import signature
@@ -33,7 +33,9 @@ from panoptic_depth_model.weights import load_weights, save_weights
 from panoptic_depth_ros.taxonomy import Taxonomy
 from panoptic_depth_training.checkpoint import load_checkpoint, save_checkpoint
 from panoptic_depth_training.config import RECIPES, TrainingConfig, changed
-from panoptic_depth_training.data import Mixture, TrainingSamples, open_mixture, start_worker
+from panoptic_depth_training.data import Mixture, TrainingSamples, batch_of, open_mixture, start_worker
+from panoptic_depth_training.datasets.labeled import DataError
+from panoptic_depth_training.datasets.sources import SYNTAX, list_images, parse_source
 from panoptic_depth_training.distributed import Processes, join, leave
 from panoptic_depth_training.evaluate.network import evaluate, predicted_picture
 from panoptic_depth_training.evaluate.tables import table
@@ -46,9 +48,10 @@ from panoptic_depth_training.optim import (
     learning_rate_at,
     set_learning_rate,
 )
+from panoptic_depth_training.output_files import alone_in
 from panoptic_depth_training.pixel_heads import PixelHeads
 from panoptic_depth_training.progress import Report
-from panoptic_depth_training.targets import Targets, collate
+from panoptic_depth_training.targets import Targets
 
 CHECKPOINT, WEIGHTS, SETTINGS = "checkpoint.pt", "weights.pt", "config.json"
 CATEGORY_OUTPUTS = ("location_head.centers.", "location_head.regions.")
@@ -69,14 +72,28 @@ def train(
 
     Raises:
         KeyboardInterrupt: it was interrupted; the folder holds all that is needed to go on.
-        ValueError: the data, the weights to start from or the settings cannot be used; or the loss is no number.
+        ValueError: the data, the weights to start from or the settings cannot be used; or the loss is no number; or
+            another training is under way in the folder.
     """
     processes = processes or Processes()
     folder.mkdir(parents=True, exist_ok=True)
     images = open_mixture(config.data)
-    run = start(config, images.taxonomy, folder, processes)
-    if processes.is_first:
-        config.save(folder / SETTINGS)
+    with alone_in(folder) if processes.is_first else nullcontext():
+        run = start(config, images.taxonomy, folder, processes)
+        if processes.is_first:
+            config.save(folder / SETTINGS)
+        try:
+            take_all(run, images, interruption, workers)
+        except DataError:
+            run.save(None)  # the steps so far are no fault of this image
+            raise
+        run.save(None)
+    return run.result()
+
+
+def take_all(run: Run, images: Mixture, interruption: Interruption, workers: int) -> None:
+    """The steps that are left, with checkpoints; raises as `train` does."""
+    config, folder, processes = run.config, run.folder, run.processes
     with Report(folder, Losses._fields, run.step, config.steps, processes.device) as report:
         saved_s = pictured_s = time.monotonic()
         for image, targets in batches(config, images, run.step, workers, processes):
@@ -84,7 +101,8 @@ def train(
             if not processes.is_first:
                 pass
             elif report.tell(run.step, rate) and time.monotonic() - pictured_s > PICTURE_EVERY_S:
-                report.picture("image, segments, depth", predicted_picture(run.network, image[0]), run.step)
+                picture = predicted_picture(run.network, images.taxonomy, image[0])
+                report.picture("image, segments, depth", picture, run.step)
                 pictured_s = time.monotonic()
             stop = interruption.requested
             if processes.count > 1:
@@ -94,8 +112,6 @@ def train(
                 saved_s = time.monotonic()
             if stop:
                 raise KeyboardInterrupt
-    run.save(None)
-    return run.result()
 
 
 class TrainingModule(nn.Module):
@@ -271,7 +287,10 @@ class Interruption:
 def batches(
     config: TrainingConfig, images: Mixture, first: int, workers: int, processes: Processes
 ) -> Iterator[tuple[Tensor, Targets]]:
-    """This process's images [B, H, W, 3] uint8 and targets of the steps from `first` on: half the size first."""
+    """This process's images [B, H, W, 3] uint8 and targets of the steps from `first` on: half the size first.
+
+    Raises DataError where an image cannot be read.
+    """
     turn = min(max(config.half_size_steps, first), config.steps)
     for part, shrink in ((range(first, turn), 2), (range(turn, config.steps), 1)):
         samples = TrainingSamples(
@@ -289,15 +308,19 @@ def batches(
                 f"batch {batch} does not divide into {processes.count} processes with {config.accumulate} parts each"
             )
         own = [step * batch + processes.rank * share + k for step in part for k in range(share)]
-        yield from DataLoader(
+        loader: Iterable[tuple[Tensor, Targets] | DataError] = DataLoader(
             samples,
             share,
             sampler=own,
             num_workers=workers,
             worker_init_fn=start_worker,
-            collate_fn=collate,
+            collate_fn=batch_of,
             pin_memory=processes.device.type == "cuda",
         )
+        for batch_or_error in loader:
+            if isinstance(batch_or_error, DataError):
+                raise batch_or_error
+            yield batch_or_error
 
 
 def facts_of(config: TrainingConfig, taxonomy: Taxonomy, scores: dict[str, float | str]) -> ModelFacts:
@@ -311,20 +334,25 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[TrainingConfig,
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="train"
     )
     parser.add_argument("folder", type=Path, metavar="OUT_DIR", help="where checkpoint, weights and curves go")
-    parser.add_argument("--recipe", choices=RECIPES, default="default", help="settings to begin with")
+    parser.add_argument(
+        "--recipe", choices=RECIPES, default="default", help="settings to begin with (default %(default)s)"
+    )
     for entry in fields(TrainingConfig):
-        flag, text = f"--{entry.name.replace('_', '-')}", f"{entry.metadata['help']} (default: {entry.default!r})"
+        flag = f"--{entry.name.replace('_', '-')}"
+        text = f"{entry.metadata['help']} (in recipe default: {entry.default!r})"
         kind: dict[str, Any] = {"type": type(entry.default)}
         if entry.name == "data":
             kind = {"action": "append"}
         elif isinstance(entry.default, bool):
             kind = {"action": argparse.BooleanOptionalAction}
         parser.add_argument(flag, default=None, help=text.replace("%", "%%"), **kind)
-    parser.add_argument("--holdout", default="", help="images to score the trained network on, like --data")
-    parser.add_argument("--holdout-count", type=int, default=50, help="how many of them (default %(default)s)")
+    parser.add_argument("--holdout", default="", help=f"images to score the trained network on, {SYNTAX}")
+    parser.add_argument("--holdout-count", type=int, help="score the first of them only (default: all)")
     parser.add_argument("--workers", type=int, default=1, help="processes that load images (default %(default)s)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default %(default)s")
     options = parser.parse_args(arguments)
+    if options.holdout_count is not None and options.holdout_count < 1:
+        parser.error(f"--holdout-count {options.holdout_count}: expected at least 1")
     given = {f.name: getattr(options, f.name) for f in fields(TrainingConfig) if getattr(options, f.name) is not None}
     if "data" in given:
         given["data"] = tuple(given["data"])
@@ -335,6 +363,8 @@ def main() -> None:
     interruption = Interruption()
     try:
         config, options = parse_arguments()
+        if options.holdout:
+            list_images(parse_source(options.holdout))  # what is wrong with it is to be said before the training
         interruption.listen()
         processes = join(options.device)
         network = train(config, options.folder, interruption, workers=options.workers, processes=processes)
@@ -353,11 +383,19 @@ def finish(config: TrainingConfig, network: PanopticDepth, options: argparse.Nam
     """Write the weights, then score them: a failing evaluation loses no training."""
     taxonomy = open_mixture(config.data).taxonomy
     scores: dict[str, float | str] = {"training": shlex.join(["panoptic_depth_training.train", *sys.argv[1:]])}
+    if config.start_from and (before := commands_of(Path(config.start_from))):
+        scores["training_before"] = before
     save_weights(options.folder / WEIGHTS, network, facts_of(config, taxonomy, scores).to_dict())
     if options.holdout:
         scores |= evaluate(network, facts_of(config, taxonomy, {}), options.holdout, options.holdout_count)
         print(table(scores))
         save_weights(options.folder / WEIGHTS, network, facts_of(config, taxonomy, scores).to_dict())
+
+
+def commands_of(weights: Path) -> str:
+    """The commands that made weights, the first first; empty where their file does not say."""
+    scores = load_weights(weights)[1].get("scores", {})
+    return "; ".join(str(scores[key]) for key in ("training_before", "training") if scores.get(key))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Processes that share a long job, and end at once when it is interrupted or one of them fails."""
+"""Processes that share a long job, and end at once when it is interrupted or killed or one of them fails."""
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -48,3 +50,12 @@ def deaf_to_interrupts() -> Iterator[None]:
 
 def _start() -> None:
     cv2.setNumThreads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed cannot end its processes: without this they would wait for more work for good."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)  # sys.exit would end this thread alone

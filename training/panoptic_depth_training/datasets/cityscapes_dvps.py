@@ -18,8 +18,8 @@ from panoptic_depth_training.datasets.files import (
     list_names,
     make_camera,
     panoptic_from,
+    read_cameras,
     read_depth,
-    read_json,
     read_map,
     read_rgb,
 )
@@ -62,7 +62,7 @@ class CityscapesDvps:
         self._table = instance_train_id_table()
         cameras = self.folder / "cameras.json"
         self._cameras_file = cameras if cameras.exists() else None
-        self._cameras = read_json(cameras, _REMEDY) if self._cameras_file else {}
+        self._cameras = read_cameras(cameras, _REMEDY) if self._cameras_file else {}
 
     def __len__(self) -> int:
         return len(self.names)

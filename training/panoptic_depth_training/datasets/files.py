@@ -75,12 +75,23 @@ def read_json(path: Path, remedy: str) -> Any:
         raise DataError(f"{path}: not JSON ({error}); {remedy}") from error
 
 
+def read_cameras(path: Path, remedy: str) -> dict[str, dict[str, Any]]:
+    """What a cameras.json says of each frame: the seed, the size, fx, fy, cx and cy."""
+    cameras = read_json(path, remedy)
+    if not isinstance(cameras, dict):
+        raise DataError(f"{path}: expected an object with a camera for each frame; {remedy}")
+    for name, camera in cameras.items():
+        if not isinstance(camera, dict):
+            raise DataError(f"{path}: the camera of {name} is {camera!r}; expected an object with fx; {remedy}")
+    return cameras
+
+
 def make_camera(source: Path, height: int, width: int, values: Mapping[str, Any], remedy: str) -> PinholeCamera:
     """The camera of an image from the fx, fy, cx and cy [px] that a file gives."""
     try:
         fx, fy, cx, cy = (float(values[key]) for key in ("fx", "fy", "cx", "cy"))
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{source}: camera {dict(values)} lacks a number for fx, fy, cx or cy; {remedy}") from error
+        raise DataError(f"{source}: camera {values} lacks a number for fx, fy, cx or cy; {remedy}") from error
     if not all(map(math.isfinite, (fx, fy, cx, cy))) or fx <= 0 or fy <= 0:
         raise DataError(
             f"{source}: camera with fx={fx}, fy={fy}, cx={cx}, cy={cy}; "
@@ -131,13 +142,3 @@ def _decoded(path: Path, flags: int, remedy: str) -> np.ndarray:
     if image is None:
         raise DataError(f"{path}: not a readable image ({len(data)} bytes); {remedy}")
     return image
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """All of the file or nothing."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_bytes(data)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -14,14 +14,15 @@ from panoptic_depth_training.datasets.files import (
     make_camera,
     own_ids_table,
     panoptic_from,
+    read_cameras,
     read_depth,
-    read_json,
     read_map,
     read_rgb,
 )
 from panoptic_depth_training.datasets.labeled import EXACT, DataError, LabeledImage
 
 _SUFFIXES = ("_image.jpg", "_panoptic.png", "_depth.png")
+_CAMERAS_REMEDY = "remove the folder and render its frames again"
 _REMEDY = "delete what is left of the frame and run the same panoptic_depth_training.render command again"
 
 
@@ -39,7 +40,7 @@ class FrameFolder:
                 f"{folder}: no cameras.json; "
                 f"render frames with python -m panoptic_depth_training.render frames {folder}"
             )
-        self._cameras = read_json(self._cameras_file, _REMEDY)
+        self._cameras = read_cameras(self._cameras_file, _CAMERAS_REMEDY)
         self._table = own_ids_table(self.taxonomy)
         self.names = list_names(folder, _SUFFIXES, "render some first")
 

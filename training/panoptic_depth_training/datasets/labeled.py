@@ -29,6 +29,11 @@ class LabeledImage:
     name: str = ""  # for reports
 
 
+def is_sparse(depth: np.ndarray) -> bool:
+    """Whether so few pixels of a map [H, W] have depth, less than a fifth, that it comes from a lidar."""
+    return bool(np.count_nonzero(depth) < 0.2 * depth.size)
+
+
 @dataclass(frozen=True)
 class Supervision:
     """What the labels of a data set say, and what they leave open."""

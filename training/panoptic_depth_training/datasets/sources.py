@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data sets by name, as command lines give them: KIND:PATH[:SPLIT][@FIRST:LAST][=WEIGHT].
+"""Data sets by name, as command lines give them: KIND:PATH[:SPLIT][@FIRST:LAST], and =WEIGHT where train mixes them.
 
     camvid:/data/camvid:train         a split
     recording:/data/drive@:-5         all but the last five images; numbers count as in Python's slices
@@ -29,7 +29,8 @@ KINDS = {  # kind -> what to write after it
     "camvid": "ROOT:train or val",
     "label_clips": "FOLDER of clips with label maps",
 }
-SYNTAX = "KIND:PATH[:SPLIT][@FIRST:LAST][=WEIGHT]"
+SYNTAX = "KIND:PATH[:SPLIT][@FIRST:LAST]"
+WEIGHTED_SYNTAX = f"{SYNTAX}[=WEIGHT]"
 
 _WEIGHT = re.compile(r"=(\d+(?:\.\d+)?)$")
 _STREETS = re.compile(r"(\d+):(\d+)(?::(\d+)x(\d+))?")
@@ -44,25 +45,34 @@ class Source:
     place: str  # what stands between kind and range: a path, and a split where the kind has splits
     first: int | None = None  # of the images, as in a slice
     last: int | None = None
-    weight: float = 1.0
+
+
+def split_weight(text: str) -> tuple[str, float]:
+    """A source of a mixture without its weight, and the weight, 1 unless written. Raises DataError where it is 0."""
+    match = _WEIGHT.search(text)
+    if not match:
+        return text, 1.0
+    if float(match[1]) == 0:
+        raise DataError(f"data {text!r} has weight 0; expected more, or leave it out")
+    return text[: match.start()], float(match[1])
 
 
 def parse_source(text: str) -> Source:
-    """The parts of a source. Raises DataError where the kind is unknown."""
+    """The parts of a source. Raises DataError where the kind is unknown, or where there is a weight."""
     kind, _, rest = text.partition(":")
     if kind not in KINDS or not rest:
         kinds = "\n".join(f"  {known}:{place}" for known, place in KINDS.items())
         raise DataError(f"unknown data {text!r}; expected {SYNTAX} with one of\n{kinds}")
-    weight = 1.0
     if match := _WEIGHT.search(rest):
-        rest, weight = rest[: match.start()], float(match[1])
-        if weight == 0:
-            raise DataError(f"data {text!r} has weight 0; expected more, or leave it out")
+        raise DataError(
+            f"data {text!r} has the weight {match[0]}, but only sources that train mixes have one; leave it out, "
+            "or write @: behind it where it belongs to the path"
+        )
     first = last = None
     if match := _RANGE.search(rest):
         rest = rest[: match.start()]
         first, last = (int(bound) if bound else None for bound in match.groups())
-    return Source(kind, rest, first, last, weight)
+    return Source(kind, rest, first, last)
 
 
 def list_images(source: Source) -> LabeledImages:

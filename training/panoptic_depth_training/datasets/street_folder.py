@@ -14,11 +14,13 @@ import cv2
 import numpy as np
 
 from panoptic_depth_ros.camera import PinholeCamera
-from panoptic_depth_training.datasets.files import DEPTH_STEPS, write_whole
-from panoptic_depth_training.datasets.synthetic import VIEWS, Frame, SyntheticStreets, random_camera
+from panoptic_depth_training.datasets.files import DEPTH_STEPS, read_cameras
+from panoptic_depth_training.datasets.synthetic import VIEWS_A_STREET, Frame, SyntheticStreets, random_camera
+from panoptic_depth_training.output_files import is_written, sweep_partials, write_whole
 
 JPEG_QUALITY = 95
 CAMERAS_FILE = "cameras.json"
+SMALLEST = 2  # [px] each way: borders are found between neighbors
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class StreetFrames:
     @property
     def missing(self) -> list[int]:
         """Numbers of the frames that are not there yet."""
-        return [number for number in self.numbers if not all(path.exists() for path in self.paths(number))]
+        return [number for number in self.numbers if not all(map(is_written, self.paths(number)))]
 
     def write(self) -> Iterator[int]:
         """Write what is missing, a frame at a time; yields 1 for each."""
@@ -55,14 +57,23 @@ def plan(folder: Path, count: int, seed: int, height: int, width: int) -> list[S
     """Frames 0 .. count-1 of a folder from the frames seed .. seed+count-1 of `random_frame`; writes the cameras.
 
     Raises:
-        ValueError: the folder holds frames of another seed or size.
+        ValueError: the size is too small, or the folder holds frames of another seed or size.
+        OSError: the folder cannot be written.
     """
+    require_size(height, width)
     folder.mkdir(parents=True, exist_ok=True)
+    sweep_partials(folder)
     numbers = range(seed, seed + count)
     cameras = {f"{n - seed:06d}": camera_entry(n, random_camera(n, height, width)) for n in numbers}
     write_cameras(folder / CAMERAS_FILE, cameras)
-    streets = groupby(numbers, key=lambda number: number // VIEWS)
+    streets = groupby(numbers, key=lambda number: number // VIEWS_A_STREET)
     return [StreetFrames(folder, tuple(group), seed, height, width) for _, group in streets]
+
+
+def require_size(height: int, width: int) -> None:
+    """Raises ValueError for a size [px] that cannot be rendered."""
+    if min(height, width) < SMALLEST:
+        raise ValueError(f"{height} px high and {width} px wide: expected {SMALLEST} px or more each way")
 
 
 def encode(frame: Frame) -> tuple[bytes, bytes, bytes]:
@@ -95,11 +106,17 @@ def write_cameras(path: Path, cameras: dict[str, Any]) -> None:
     """Cameras by frame. Those that are there already stay, and must agree.
 
     Raises:
-        ValueError: the file's frames have other seeds or sizes.
+        ValueError: the file's frames have other seeds or sizes, or nobody can say which, because the file is
+            missing or broken.
     """
     if path.exists():
-        there = json.loads(path.read_text())
+        there = read_cameras(path, "remove it and what pictures are beside it; the same command writes them again")
         if any(cameras.get(name, camera) != camera for name, camera in there.items()):
             raise ValueError(f"{path}: holds frames of another seed or size; give the same ones or another folder")
         cameras = there | cameras
+    elif any(picture.suffix in (".png", ".jpg") for picture in path.parent.iterdir()):
+        raise ValueError(
+            f"{path}: missing, so nobody can say of which seed and size the pictures beside it are; "
+            f"remove those or give another folder"
+        )
     write_whole(path, json.dumps(cameras, indent=1).encode())

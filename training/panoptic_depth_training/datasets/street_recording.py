@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from array import array
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import numpy as np
 
 from panoptic_depth_ros.camera import PinholeCamera
 from panoptic_depth_ros.recording import RecordingWriter, make_header, make_message, write_recording
+from panoptic_depth_training.datasets.street_folder import require_size
 from panoptic_depth_training.datasets.synthetic import BASE_FROM_LIDAR, FRONT_MOUNT, Frame, Street
 
 SAMPLE_SEED = 2000295  # of samples/street_drive: traffic, people, a cyclist and trees, nothing too near
@@ -27,7 +29,7 @@ FLOAT32 = 7  # sensor_msgs/PointField
 
 @dataclass(frozen=True)
 class DriveOptions:
-    """What a recording holds."""
+    """What a recording holds. Raises ValueError for a drive without a frame or end, and for a size too small."""
 
     seed: int = SAMPLE_SEED
     seconds: float = 5.0
@@ -35,6 +37,15 @@ class DriveOptions:
     height: int = 512
     width: int = 1024
     truth_every: int = 2  # frames; 0: no truth
+
+    def __post_init__(self) -> None:
+        require_size(self.height, self.width)
+        has_end = 0.5 < self.seconds * self.rate_hz < math.inf  # frames before rounding; False for not-a-number
+        if not (self.seconds > 0 and self.rate_hz > 0 and has_end):
+            raise ValueError(
+                f"a drive of {self.seconds:g} s at {self.rate_hz:g} frames a second: "
+                f"expected finite numbers above 0 that make one frame or more"
+            )
 
     @property
     def camera(self) -> PinholeCamera:

@@ -19,17 +19,18 @@ import numpy as np
 from panoptic_depth_ros.camera import PinholeCamera
 from panoptic_depth_ros.taxonomy import LABEL_DIVISOR
 from panoptic_depth_training.datasets.cityscapes import CITYSCAPES
-from panoptic_depth_training.datasets.files import write_whole
 from panoptic_depth_training.datasets.street_folder import (
     CAMERAS_FILE,
     camera_entry,
     depth_png,
     png,
+    require_size,
     write_cameras,
 )
 from panoptic_depth_training.datasets.street_layout import Layout
 from panoptic_depth_training.datasets.street_shading import Light, Sensor
 from panoptic_depth_training.datasets.synthetic import BASE_FROM_LIDAR, Frame, Mount, Shot, Street, random_camera
+from panoptic_depth_training.output_files import is_written, sweep_partials, write_whole
 
 FRAMES = 6  # of a sequence; the data set's own scorer counts on it
 INTERVAL_S = 0.3  # five frames of a camera of 17 Hz
@@ -72,7 +73,7 @@ class StreetSequence:
     def missing(self) -> list[int]:
         """Frames that are not there yet."""
         names = enumerate(self.names)
-        return [k for k, name in names if not all((self.folder / (name + end)).exists() for end in self.suffixes)]
+        return [k for k, name in names if not all(is_written(self.folder / (name + end)) for end in self.suffixes)]
 
     def write(self) -> Iterator[int]:
         """Write what is missing, a frame at a time; yields 1 for each."""
@@ -142,11 +143,15 @@ def plan(
     """Sequences 0 .. count-1 from the streets seed .. seed+count-1; writes the lists that name their frames.
 
     Raises:
-        ValueError: the folder holds frames of another seed or size.
+        ValueError: the size is too small, or the folder holds frames of another seed or size.
+        OSError: the folder cannot be written.
     """
+    require_size(height, width)
     sequences = [StreetSequence(root, split, index, seed + index, height, width, has_lidar) for index in range(count)]
     folder = root / "video_sequence" / split
     folder.mkdir(parents=True, exist_ok=True)
+    for place in (folder.parent, folder):
+        sweep_partials(place)
     cameras = {name: camera_entry(s.number, s.camera) for s in sequences for name in s.names}
     write_cameras(folder / CAMERAS_FILE, cameras)
     keys = ("image", "seg", "depth")

@@ -2,7 +2,7 @@
 """Rendered streets with exact truth: image, panoptic ids, depth, camera, ego-motion and a lidar.
 
 A street is drawn from one seed; the same seed gives the same street everywhere. `Street.frame` drives through it;
-`random_frame` takes the pictures a network is trained on, VIEWS of every street.
+`random_frame` takes the pictures a network is trained on, VIEWS_A_STREET of every street.
 Frames: world and base have x forward, y left, z up; the camera's optical frame has x right, y down, z forward.
 """
 
@@ -34,7 +34,7 @@ STRETCHES = (
     *(((0, 15), False), ((18, 38), False), ((42, 65), False)),
     *(((40, 60), True), ((62, 85), True), ((88, 115), True)),
 )
-VIEWS = len(STRETCHES)
+VIEWS_A_STREET = len(STRETCHES)
 FREE_AROUND, FREE_AHEAD = 1.1, (4.0, 14.0)  # [m] between a camera and what stands about it
 STREETS_KEPT = 2  # by a process that reads frames in order
 
@@ -196,13 +196,13 @@ def random_camera(number: int, height: int, width: int) -> PinholeCamera:
 
 
 def random_frame(number: int, height: int, width: int) -> Frame:
-    """A training frame: one of the VIEWS of street number // VIEWS, from a place and under a light of its own."""
+    """A training frame: a view of street number // VIEWS_A_STREET, from a place and under a light of its own."""
     return _photograph(training_street(number), number, height, width)
 
 
 def training_street(number: int) -> Street:
     """The street of training frame `number`: crowded, because its views are spread along all of it."""
-    return Street(number // VIEWS, is_crowded=True)
+    return Street(number // VIEWS_A_STREET, is_crowded=True)
 
 
 def _photograph(street: Street, number: int, height: int, width: int) -> Frame:
@@ -215,7 +215,7 @@ def random_shot(street: Street, number: int, height: int, width: int) -> Shot:
     """How training frame `number` is taken in its street; all views of a street show the same moment."""
     rng = np.random.default_rng([number, 8])
     time_s = float(np.random.default_rng([street.seed, 9]).uniform(0, 0.7))
-    world_from_base = _random_place(street, number % VIEWS, time_s, rng)
+    world_from_base = _random_place(street, number % VIEWS_A_STREET, time_s, rng)
     camera, mount = random_camera(number, height, width), Mount.random(rng)
     return Shot(camera, time_s, world_from_base @ mount.base_from_camera, Light.random(rng), Sensor.random(rng))
 
@@ -237,8 +237,8 @@ def _random_place(street: Street, view: int, time_s: float, rng: np.random.Gener
 class SyntheticStreets:
     """Frames seed .. seed + count - 1 of `random_frame`, rendered when they are asked for.
 
-    Frame by frame the same as in any other process. VIEWS frames in a row share a street, so that reading in order
-    is about twice as fast as reading at random.
+    Frame by frame the same as in any other process. VIEWS_A_STREET frames in a row share a street, so that reading in
+    order is about twice as fast as reading at random.
     """
 
     taxonomy = CITYSCAPES
@@ -271,7 +271,7 @@ class SyntheticStreets:
         return random_camera(self._number(index), self.height, self.width)
 
     def name_of(self, index: int) -> str:
-        street, view = divmod(self._number(index), VIEWS)
+        street, view = divmod(self._number(index), VIEWS_A_STREET)
         return f"street{street:06d}_view{view}"
 
     def sequence_of(self, index: int) -> str:
@@ -288,7 +288,7 @@ class SyntheticStreets:
         return self.seed + index % self.count
 
     def _street(self, number: int) -> Street:
-        seed = number // VIEWS
+        seed = number // VIEWS_A_STREET
         if seed not in self._streets:
             self._streets[seed] = training_street(number)
         self._streets.move_to_end(seed)

@@ -12,9 +12,11 @@ far. The exit status is 1 when an image could not be read, and 130 after Ctrl-C.
 from __future__ import annotations
 
 import argparse
+import os
+import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,21 +24,32 @@ from rich.console import Console
 
 from panoptic_depth_model.weights import load_weights, save_weights
 from panoptic_depth_ros.engines import DEVICES
+from panoptic_depth_ros.interrupt import INTERRUPTED
 from panoptic_depth_training.datasets.labeled import LabeledImages
-from panoptic_depth_training.datasets.sources import KINDS, SYNTAX, parse_source
+from panoptic_depth_training.datasets.sources import KINDS, SYNTAX, Source, parse_source
 from panoptic_depth_training.evaluate.files import write_report
 from panoptic_depth_training.evaluate.run import Evaluation, Stopped, Watch, opened, score_all
 from panoptic_depth_training.evaluate.scoring import Rules, Scores, ScoringResult, ScoringSettings, readable
-from panoptic_depth_training.evaluate.tables import flat, grids, rich_table
+from panoptic_depth_training.evaluate.tables import flat, grids, is_flat, rich_table
 from panoptic_depth_training.facts import ModelFacts
 from panoptic_depth_training.metrics.depth import EIGEN_CROP, GARG_CROP, DepthSettings
+from panoptic_depth_training.metrics.depth_panoptic import (
+    OCCURRING,
+    PROTOCOLS,
+    VIP_DEEPLAB_CITYSCAPES,
+    VIP_DEEPLAB_SEMKITTI,
+)
+from panoptic_depth_training.output_files import make_writable
 from panoptic_depth_training.torch_engine import WEIGHTS_SUFFIX
 
-INTERRUPTED = 130  # the exit status that shells give a program that Ctrl-C ended
 CROPS = {"none": None, "garg": GARG_CROP, "eigen": EIGEN_CROP}
 # The windows [frames] of each data set's own DVPQ; in other data sets instances may have new numbers in every image.
-VIDEO_WINDOWS = {"cityscapes_dvps": (1, 2, 3, 4), "semkitti_dvps": (1, 5, 10, 20)}
-OTHER_WINDOWS = (1, 2, 3, 4)
+VIDEO_WINDOWS = {
+    "cityscapes_dvps": VIP_DEEPLAB_CITYSCAPES.windows,
+    "semkitti_dvps": VIP_DEEPLAB_SEMKITTI.windows,
+}
+OTHER_WINDOWS = VIP_DEEPLAB_CITYSCAPES.windows
+RECORDED_TEXTS = ("scored_on", "evaluation", "dpq_protocol")  # beside the numbers of an evaluation
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -50,7 +63,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--data", required=True, metavar="DATA", help=SYNTAX)
     parser.add_argument("--count", type=int, help="score the first COUNT images (default: all)")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where JSON, page, pictures go (default: nowhere)")
-    parser.add_argument("--record", action="store_true", help="write the scores into the weights' file")
+    parser.add_argument(
+        "--record", nargs="?", const="", type=_name, metavar="NAME",
+        help="write the scores into the weights' file, as its main scores; or as NAME_pq and so on, beside those of "
+        "other names",
+    )
     parser.add_argument("--device", choices=DEVICES, default="auto", help="what runs the model (default %(default)s)")
     parser.add_argument("--jobs", type=int, default=1, help="processes, each with the model (default %(default)s)")
     parser.add_argument(
@@ -63,9 +80,15 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         help="depth errors per image, then their mean; or over all pixels at once (default %(default)s)",
     )
     parser.add_argument(
-        "--absent", choices=("left_out", "zero", "nan"), default="left_out",
-        help="categories without a match in the mean of DPQ: left out if they do not occur, 0, or 0/0 as in the "
-        "official script (default %(default)s)",
+        "--median-scaling", action="store_true",
+        help="scale each predicted depth by median(true) / median(predicted), the usual protocol of self-supervised "
+        "depth: the depth errors then say nothing about meters (DPQ is never scaled)",
+    )
+    parser.add_argument(
+        "--protocol", choices=PROTOCOLS, default=OCCURRING.name,
+        help="of DPQ and DVPQ. occurring: the mean runs over the categories that occur. The others are the published "
+        "scripts, with their windows: a category without a match is 0/0 in vip_deeplab_cityscapes, and so is the "
+        "mean, and counts 0 in panoptic_depth_cityscapes and vip_deeplab_semkitti (default %(default)s)",
     )
     parser.add_argument(
         "--video", action=argparse.BooleanOptionalAction,
@@ -77,7 +100,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     for name in ("count", "jobs"):
         if (value := getattr(options, name)) is not None and value < 1:
             parser.error(f"--{name} {value}: expected at least 1")
-    if options.record and options.model.suffix != WEIGHTS_SUFFIX:
+    if options.record is not None and options.model.suffix != WEIGHTS_SUFFIX:
         parser.error(f"--record: {options.model} holds the scores that it was exported with; score its weights (.pt)")
     return options
 
@@ -87,24 +110,36 @@ def _size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
+def _name(text: str) -> str:
+    """Of scores, "" of the main ones."""
+    if not re.fullmatch(r"([a-z][a-z0-9_]*)?", text) or "iou" in text.split("_"):  # iou_ begins names of scores
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no name for scores; expected lower-case letters, digits and underscores, like camvid_val, "
+            "and no part iou. Without NAME, write --record at the end"
+        )
+    return text
+
+
 def evaluation_of(options: argparse.Namespace) -> Evaluation:
     """What the command line asks for. Raises ValueError where it contradicts itself."""
     kind = parse_source(options.data).kind
-    windows = VIDEO_WINDOWS.get(kind, OTHER_WINDOWS if options.video else ())
+    is_video = kind in VIDEO_WINDOWS if options.video is None else options.video
+    protocol = PROTOCOLS[options.protocol]
+    windows = VIDEO_WINDOWS.get(kind, OTHER_WINDOWS) if protocol is OCCURRING else protocol.windows
     edges = tuple(edge for edge in DepthSettings().range_edges_m if edge < options.depth_cap)
     depth = DepthSettings(
         max_depth_m=options.depth_cap,
         crop=CROPS[options.crop],
         averaging=options.averaging,
+        median_scaling=options.median_scaling,
         range_edges_m=(*edges, options.depth_cap),
     )
-    windows = () if options.video is False else windows
     return Evaluation(
         model=options.model,
         data=options.data,
         device=options.device,
         size=options.size,
-        settings=ScoringSettings(depth, options.absent, windows),
+        settings=ScoringSettings(depth, protocol, windows if is_video else ()),
     )
 
 
@@ -124,6 +159,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> int:
     """Score, print, write; the exit status."""
     evaluation = evaluation_of(options)
+    if options.out:
+        make_writable(options.out)
     pipeline, images, rules = opened(evaluation)
     try:
         print(f"{options.model} with {pipeline.engine.description}, on {options.data}")
@@ -149,11 +186,11 @@ def run_opened(options: argparse.Namespace, evaluation: Evaluation, images: Labe
         raise KeyboardInterrupt
     result = readable(scores.result(), options.data)
     tell(result, warning, images)
+    if options.record is not None:
+        record(options, result, is_complete=not (warning or result.faults))
     if options.out:
         for path in write_report(options.out, evaluation, result, count, warning):
             print(f"wrote {path}")
-    if options.record:
-        record(options, result, is_complete=not (warning or result.faults))
     if warning:
         return INTERRUPTED
     return 1 if result.faults else 0
@@ -177,14 +214,38 @@ def tell(result: ScoringResult, warning: str, images: LabeledImages) -> None:
 
 
 def record(options: argparse.Namespace, result: ScoringResult, *, is_complete: bool) -> None:
-    """Write the scores into the weights' facts in place of earlier ones, unless images are missing from them."""
+    """Write the scores into the weights' facts, unless images are missing from them."""
     if not is_complete:
         print("evaluate: the scores are not recorded, for images are missing from them", file=sys.stderr)
         return
     network, stored = load_weights(options.model)
     facts = ModelFacts.from_dict(stored)
-    # Numbers of an earlier evaluation are of other data; how the network was trained stays.
-    texts = {name: value for name, value in facts.scores.items() if isinstance(value, str)}
-    scores = texts | {"data": options.data, "evaluation": options.command} | flat(result)
+    found = flat(result) | {"scored_on": short_name(parse_source(options.data)), "evaluation": options.command}
+    if result.depth_panoptic:
+        found["dpq_protocol"] = result.depth_panoptic.settings.name
+    scores = with_scores(facts.scores, options.record, found)
     save_weights(options.model, network, replace(facts, scores=scores).to_dict())
     print(f"recorded in {options.model}")
+
+
+def with_scores(
+    known: Mapping[str, float | str], name: str, found: Mapping[str, float | str]
+) -> dict[str, float | str]:
+    """What is known of a network, with all scores of a name ("": the main ones) replaced by those found."""
+    start = f"{name}_" if name else ""
+
+    def is_earlier(key: str) -> bool:
+        score = key.removeprefix(start)
+        return key.startswith(start) and (is_flat(score) or score in RECORDED_TEXTS)
+
+    kept = {key: value for key, value in known.items() if not is_earlier(key)}
+    return kept | {start + key: value for key, value in found.items()}
+
+
+def short_name(source: Source) -> str:
+    """A source without the folders before its last one, which mean nothing on other machines."""
+    text = f"{source.kind}:{Path(os.path.abspath(source.place)).name}"
+    if source.first is source.last is None:
+        return text
+    first, last = ("" if bound is None else bound for bound in (source.first, source.last))
+    return f"{text}@{first}:{last}"

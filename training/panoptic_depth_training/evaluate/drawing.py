@@ -10,8 +10,8 @@ import numpy as np
 
 from panoptic_depth_ros.taxonomy import VOID_CATEGORY, VOID_PANOPTIC_ID
 from panoptic_depth_ros.visualize import depth_color
-from panoptic_depth_training.colors import label_colors, spread
-from panoptic_depth_training.datasets.labeled import LabeledImage
+from panoptic_depth_training.colors import label_colors, widened
+from panoptic_depth_training.datasets.labeled import LabeledImage, is_sparse
 from panoptic_depth_training.evaluate.scoring import Answer, Rules
 from panoptic_depth_training.metrics import category_ids
 
@@ -37,7 +37,7 @@ def compared(image: LabeledImage, given: Answer, rules: Rules) -> np.ndarray:
         rows.append([
             ("image", image.rgb),
             (f"depth, 2 to {farthest_m:g} m", depth_color(given.depth, farthest_m)),
-            ("true depth", depth_color(_known(spread(image.depth)), farthest_m)),
+            ("true depth", depth_color(_known(widened(image.depth)), farthest_m)),
             (f"depth error, 0 to {100 * WORST_SHOWN:g} %", _error_color(given.depth, image.depth, rules.blank_depth_m)),
         ])
     return np.vstack([np.hstack([_tile(*panel) for panel in row]) for row in rows or [[("image", image.rgb)]]])
@@ -67,7 +67,7 @@ def _error_color(depth: np.ndarray, truth: np.ndarray, blank_depth_m: float) -> 
     np.divide(np.abs(depth - truth), truth, out=error, where=has_truth)
     # One step up keeps an error of 0 apart from the unknown while points are widened.
     level = np.where(has_truth, 1 + np.minimum(error / WORST_SHOWN, 1) * 254, 0).astype(np.uint8)
-    if np.count_nonzero(has_truth) < 0.2 * has_truth.size:  # lidar: single points are too small to be seen
+    if is_sparse(truth):  # single points are too small to be seen
         level = np.asarray(cv2.dilate(level, np.ones((3, 3), np.uint8)), np.uint8)
     color = cv2.cvtColor(cv2.applyColorMap(level, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
     return np.where((level > 0)[..., None], color, 0).astype(np.uint8)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,8 +14,9 @@ from panoptic_depth_training.evaluate.page import FramePicture, page
 from panoptic_depth_training.evaluate.run import Evaluation, opened
 from panoptic_depth_training.evaluate.scoring import FrameScore, Rules, ScoringResult, answer
 from panoptic_depth_training.evaluate.tables import decimal, percent
+from panoptic_depth_training.output_files import write_whole
 
-JSON, PAGE, FRAMES = "scores.json", "scores.html", "frames"
+JSON, PAGE, FRAMES = "scores.json", "scores.html", "scores_frames"
 PICTURES = 4  # of the best frames, and as many of the worst
 
 
@@ -27,7 +27,6 @@ def write_report(
 
     `warning` says what is missing, empty where nothing is. An interrupted evaluation is not kept waiting for pictures.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     pipeline, _, rules = opened(evaluation)
     facts = facts_of(evaluation, pipeline.engine, rules)
     contents = {
@@ -38,13 +37,20 @@ def write_report(
         "settings": _settings(rules),
         "scores": result.to_dict(),
     }
-    (folder / JSON).write_text(json.dumps(contents, indent=1, allow_nan=False) + "\n")
-    shutil.rmtree(folder / FRAMES, ignore_errors=True)  # an earlier evaluation's
+    write_whole(folder / JSON, (json.dumps(contents, indent=1, allow_nan=False) + "\n").encode())
     best, worst = ([], []) if warning else best_and_worst(result.frames)
     shown_best, shown_worst = (write_pictures(folder, evaluation, frames) for frames in (best, worst))
     title = f"{pipeline.engine.manifest.name} on {evaluation.data}"
-    (folder / PAGE).write_text(page(result, title, facts, shown_best, shown_worst, warning))
+    write_whole(folder / PAGE, page(result, title, facts, shown_best, shown_worst, warning).encode())
+    remove_pictures(folder, {picture.file for picture in (*shown_best, *shown_worst)})
     return folder / JSON, folder / PAGE
+
+
+def remove_pictures(folder: Path, kept: set[str]) -> None:
+    """Remove an earlier evaluation's pictures."""
+    for path in (folder / FRAMES).glob("[0-9]" * 6 + ".jpg"):
+        if f"{FRAMES}/{path.name}" not in kept:
+            path.unlink()
 
 
 def best_and_worst(frames: Sequence[FrameScore], count: int = PICTURES) -> tuple[list[FrameScore], list[FrameScore]]:
@@ -91,6 +97,8 @@ def facts_of(evaluation: Evaluation, engine: Engine, rules: Rules) -> dict[str, 
         facts["categories"] = "merged as in the data set's labels: mIoU over those that occur in the truth, no PQ"
     if rules.blank_depth_m is not None:
         facts["depth"] = f"truth {depth.min_depth_m:g} to {depth.max_depth_m:g} m, averaged per {depth.averaging}"
+        if depth.median_scaling:
+            facts["depth"] += ", each image scaled by the median of its truth: the errors say nothing about meters"
         facts["depth called endless (sky)"] = f"counts as {rules.blank_depth_m:g} m where the truth has a depth"
     if rules.windows:
         windows = ", ".join(map(str, rules.windows))
@@ -114,13 +122,15 @@ def _model(evaluation: Evaluation, engine: Engine) -> dict[str, object]:
 
 
 def _settings(rules: Rules) -> dict[str, object]:
-    depth = asdict(rules.settings.depth)
+    depth, protocol = asdict(rules.settings.depth), rules.settings.protocol
     return {
         "resolution": "of the truth",
         "depth": depth | {"range_edges_m": list(rules.settings.depth.range_edges_m)},
         "predicted_none_counts_as_m": rules.blank_depth_m,
-        "absent_categories_in_dpq": rules.settings.absent,
+        "dpq_protocol": protocol.name,
+        "absent_categories_in_dpq": protocol.absent,
+        "epsilon_in_dpq": protocol.epsilon,
         "video_windows": list(rules.windows),
-        "things_without_instances": "a crowd in PQ, void in DPQ",
+        "things_without_instances": f"a crowd in PQ, {protocol.instance_zero} in DPQ",
         "merged_categories": rules.has_categories and not rules.has_segments,
     }

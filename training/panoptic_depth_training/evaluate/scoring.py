@@ -18,7 +18,7 @@ import numpy as np
 from panoptic_depth_ros.manifest import Manifest
 from panoptic_depth_ros.maps import OutputMaps
 from panoptic_depth_ros.pipeline import Pipeline
-from panoptic_depth_ros.taxonomy import LABEL_DIVISOR, VOID_CATEGORY, VOID_PANOPTIC_ID, Taxonomy
+from panoptic_depth_ros.taxonomy import VOID_CATEGORY, Taxonomy
 from panoptic_depth_ros.timing import Stopwatch
 from panoptic_depth_training.datasets.labeled import DataError, LabeledImage, LabeledImages, Supervision
 from panoptic_depth_training.metrics import (
@@ -32,8 +32,8 @@ from panoptic_depth_training.metrics import (
     category_ids,
 )
 from panoptic_depth_training.metrics.depth import DepthResult
-from panoptic_depth_training.metrics.depth_panoptic import DepthPanopticResult
-from panoptic_depth_training.metrics.panoptic import Absent, PanopticResult, ThingSizes, known
+from panoptic_depth_training.metrics.depth_panoptic import OCCURRING, DepthPanopticResult
+from panoptic_depth_training.metrics.panoptic import PanopticResult, ThingSizes, known
 from panoptic_depth_training.metrics.semantic import SemanticResult
 
 
@@ -42,7 +42,7 @@ class ScoringSettings:
     """What somebody who compares two scores has to know."""
 
     depth: DepthSettings = field(default_factory=DepthSettings)
-    absent: Absent = "left_out"  # categories that do not occur, in the mean of DPQ and DVPQ
+    protocol: DepthPanopticSettings = OCCURRING  # of DPQ and DVPQ, but for the windows
     windows: tuple[int, ...] = ()  # of DVPQ [frames], where truth and model allow it; empty: images are no videos
 
 
@@ -174,9 +174,9 @@ class Scores:
         self.panoptic = PanopticQuality(rules.taxonomy, instance_zero_is_crowd=True)
         self.semantic = MeanIou(rules.taxonomy.names)
         self.depth = DepthErrors(rules.settings.depth)
-        single = DepthPanopticSettings(absent=rules.settings.absent)
-        self.depth_panoptic = DepthPanopticQuality(rules.taxonomy, single)
-        self.video = DepthPanopticQuality(rules.taxonomy, replace(single, windows=rules.windows or (1,)))
+        protocol = rules.settings.protocol
+        self.depth_panoptic = DepthPanopticQuality(rules.taxonomy, replace(protocol, windows=(1,)))
+        self.video = DepthPanopticQuality(rules.taxonomy, replace(protocol, windows=rules.windows or (1,)))
         self.frames: list[FrameScore] = []
         self.faults: list[str] = []
         self.left_out_sequences: list[str] = []
@@ -220,8 +220,7 @@ class Scores:
         self._count_blanks(is_blank, image.depth)
         if not rules.has_segments:
             return None
-        truth = without_crowds(image.panoptic_ids, rules.taxonomy)
-        frame = DepthFrame(given.panoptic_ids, truth, depth, image.depth)
+        frame = DepthFrame(given.panoptic_ids, image.panoptic_ids, depth, image.depth)
         self.depth_panoptic.add_sequence([frame])
         return frame
 
@@ -292,13 +291,6 @@ def scored_as(supervision: Supervision, num_categories: int) -> np.ndarray:
     for label in range(num_categories):
         table[label, [label, *possible[label]]] = label
     return table
-
-
-def without_crowds(panoptic_ids: np.ndarray, taxonomy: Taxonomy) -> np.ndarray:
-    """Panoptic ids [H, W] uint16 with void for things that are not told apart, which DPQ's protocol does not know."""
-    table = np.arange(VOID_PANOPTIC_ID + 1, dtype=np.uint16)
-    table[np.array(taxonomy.thing_ids, np.int64) * LABEL_DIVISOR] = VOID_PANOPTIC_ID
-    return table[panoptic_ids]
 
 
 def sequences(images: LabeledImages, count: int) -> list[range]:

@@ -12,16 +12,19 @@ from rich.table import Table
 
 from panoptic_depth_training.evaluate.scoring import ScoringResult
 from panoptic_depth_training.metrics.depth import DepthScores
-from panoptic_depth_training.metrics.depth_panoptic import DEPTH_IGNORED, DepthPanopticResult
+from panoptic_depth_training.metrics.depth_panoptic import (
+    DEPTH_IGNORED,
+    DepthPanopticResult,
+    DepthPanopticSettings,
+)
 from panoptic_depth_training.metrics.panoptic import SIZE_EDGES, PanopticResult, ThingSizes
 
 NOTHING = "-"  # where there is no score
 _DIGITS = 4  # of what is written into manifests
-_ABSENT = {
-    "left_out": "categories that do not occur are left out",
-    "zero": "categories without a match count 0",
-    "nan": "categories without a match are 0/0",
-}
+_NUMBERS = ("images", "miou", "pq", "pq_things", "pq_stuff", "dpq", "dpq_things", "dpq_stuff")
+_DEPTH_NUMBERS = ("abs_rel", "delta_1")
+_SCALED = "_median_scaled"  # behind the names of depth errors that say nothing about meters
+_IOU = "iou_"  # before a category's name
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,11 @@ def _summary(result: ScoringResult) -> Grid:
         rows += [("DVPQ (%)", percent(result.video.dvpq.all)), ("VPQ (%)", percent(result.video.vpq.all))]
     if result.depth:
         overall = result.depth.overall
+        scaled = ", median-scaled" if result.depth.settings.median_scaling else ""
         rows += [
-            ("abs rel", decimal(overall.abs_rel)),
-            ("rmse (m)", decimal(overall.rmse, 2)),
-            ("delta < 1.25 (%)", percent(overall.delta_1)),
+            (f"abs rel{scaled}", decimal(overall.abs_rel)),
+            (f"rmse (m){scaled}", decimal(overall.rmse, 2)),
+            (f"delta < 1.25 (%){scaled}", percent(overall.delta_1)),
             ("pixels with true depth that were called sky (%)", percent(result.blank_share)),
         ]
     return Grid("summary", ("score", "value"), tuple(rows))
@@ -120,8 +124,18 @@ def _depth_panoptic(title: str, result: DepthPanopticResult) -> Grid:
             rows.append((within + frames, percent(at.all.pq), percent(at.things.pq), percent(at.stuff.pq)))
     mean = result.dvpq
     rows.append(("mean, any depth left out", percent(mean.all), percent(mean.things), percent(mean.stuff)))
-    title += f": pixels with another depth lose their label; {_ABSENT[result.settings.absent]}"
-    return Grid(title, ("depth", "all", "things", "stuff"), tuple(rows))
+    title += f", protocol {result.settings.name}: pixels with another depth lose their label; "
+    return Grid(title + _absent(result.settings), ("depth", "all", "things", "stuff"), tuple(rows))
+
+
+def _absent(settings: DepthPanopticSettings) -> str:
+    if settings.absent == "left_out":
+        return "categories that do not occur are left out"
+    if settings.absent == "zero":
+        return "categories without a match count 0"
+    if settings.epsilon:  # 0 / epsilon
+        return f"categories without a match count 0, for {settings.epsilon:g} is added to denominators"
+    return "categories without a match are 0/0, and so is a mean with one of them"
 
 
 def _depth(result: ScoringResult) -> Grid:
@@ -176,21 +190,28 @@ def decimal(value: float, digits: int = 3) -> str:
 
 def flat(result: ScoringResult) -> dict[str, float | str]:
     """The scores that travel with a model; what was not scored is left out."""
-    scores = {"images": float(len(result.frames))}
+    scores: dict[str, float] = {"images": len(result.frames)}
     if result.semantic:
         scores["miou"] = result.semantic.miou
     if result.panoptic:
         groups = result.panoptic
         scores |= {"pq": groups.all.pq, "pq_things": groups.things.pq, "pq_stuff": groups.stuff.pq}
     if result.depth:
-        scores |= {"abs_rel": result.depth.overall.abs_rel, "delta_1": result.depth.overall.delta_1}
+        numbers = (result.depth.overall.abs_rel, result.depth.overall.delta_1)
+        ending = _SCALED if result.depth.settings.median_scaling else ""
+        scores |= {name + ending: number for name, number in zip(_DEPTH_NUMBERS, numbers, strict=True)}
     if result.depth_panoptic:
         dpq = result.depth_panoptic.dpq
         scores |= {"dpq": dpq.all, "dpq_things": dpq.things, "dpq_stuff": dpq.stuff}
     if result.semantic:
         named = zip(result.semantic.names, result.semantic.iou.tolist(), strict=True)
-        scores |= {f"iou_{name.replace(' ', '_')}": iou for name, iou in named}
+        scores |= {f"{_IOU}{name.replace(' ', '_')}": iou for name, iou in named}
     return {name: round(float(score), _DIGITS) for name, score in scores.items() if not math.isnan(score)}
+
+
+def is_flat(name: str) -> bool:
+    """Whether `flat` gives a score of this name, of some data set."""
+    return name in _NUMBERS or name.removesuffix(_SCALED) in _DEPTH_NUMBERS or name.startswith(_IOU)
 
 
 def table(scores: Mapping[str, float | str]) -> str:

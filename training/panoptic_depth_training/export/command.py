@@ -19,13 +19,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from panoptic_depth_ros.interrupt import interrupt_once
+from panoptic_depth_ros.interrupt import INTERRUPTED, interrupt_once
 from panoptic_depth_ros.manifest import PRECISIONS
 from panoptic_depth_training.export.agreement import table
 from panoptic_depth_training.export.file import ExportError, export
 from panoptic_depth_training.export.options import DEFAULT_PICTURES, ExportOptions
-
-INTERRUPTED = 130  # the exit status that shells give a program that Ctrl-C ended
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:

@@ -12,13 +12,14 @@ from panoptic_depth_model.weights import load_weights
 from panoptic_depth_ros.engines.onnxruntime import open_session
 from panoptic_depth_ros.manifest import INPUT, OUTPUTS, Manifest
 from panoptic_depth_ros.share import share_path
-from panoptic_depth_training.datasets.files import write_whole
 from panoptic_depth_training.export.agreement import Comparison, Infer, compare, faults, labels_fit, table
 from panoptic_depth_training.export.graph import OPSET, model_file, storable, with_label_stride
 from panoptic_depth_training.export.options import DEFAULT_PICTURES, ExportOptions
 from panoptic_depth_training.export.pictures import Pictures, open_pictures, told
 from panoptic_depth_training.facts import ModelFacts
-from panoptic_depth_training.torch_engine import TorchEngine, manifest_of
+from panoptic_depth_training.network_manifest import manifest_of
+from panoptic_depth_training.output_files import write_whole
+from panoptic_depth_training.torch_engine import TorchEngine
 
 Report = Callable[[str], None]
 

@@ -20,7 +20,7 @@ from panoptic_depth_training.export.half_precision import halve
 from panoptic_depth_training.export.options import ExportOptions
 from panoptic_depth_training.export.pictures import batches, open_pictures, told
 from panoptic_depth_training.export.quantization import quantize
-from panoptic_depth_training.torch_engine import fold_norms
+from panoptic_depth_training.inference import fold_norms
 
 # The first that has deformable convolution, and scales of int8 in float16. TensorRT knows it since release 10.
 OPSET = 19

@@ -13,6 +13,7 @@ import numpy as np
 from panoptic_depth_ros.messages import RGB_DECODERS
 from panoptic_depth_ros.preprocess import Placement, fit
 from panoptic_depth_ros.recording import Recording
+from panoptic_depth_ros.report import spread
 from panoptic_depth_ros.taxonomy import Taxonomy
 from panoptic_depth_training.datasets.files import read_rgb
 from panoptic_depth_training.datasets.labeled import DataError
@@ -108,13 +109,6 @@ def _batch(group: list[Picture], height: int, width: int, size: int) -> Batch:
     images = [image for image, _ in pairs]
     images += images[-1:] * (size - len(images))
     return Batch(group, np.stack(images), [placement for _, placement in pairs])
-
-
-def spread(total: int, count: int | None) -> list[int]:
-    """Up to `count` (None: all) of the indices below `total`, the first and the last among them, evenly spread."""
-    if count is None or count >= total:
-        return list(range(total))
-    return [int(index) for index in np.linspace(0, total - 1, count).round()]
 
 
 def _of_folder(folder: Path, count: int | None) -> Pictures:

@@ -16,11 +16,11 @@ import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from panoptic_depth_ros.taxonomy import VOID_PANOPTIC_ID, Taxonomy
+from panoptic_depth_ros.taxonomy import LABEL_DIVISOR, VOID_PANOPTIC_ID, Taxonomy
 from panoptic_depth_training.metrics.matching import check_categories, match_segments, pair_runs, summed
 from panoptic_depth_training.metrics.panoptic import (
     Absent,
@@ -42,6 +42,8 @@ class DepthPanopticSettings:
     windows: tuple[int, ...] = (1,)  # frames that count as one image
     absent: Absent = "left_out"
     epsilon: float = 0.0  # added to the denominators of SQ and RQ
+    instance_zero: Literal["segment", "void"] = "segment"  # what true things with instance 0 are
+    name: str = ""  # of the protocol, if it is one
 
     def __post_init__(self) -> None:
         if not self.thresholds or not all(0 < threshold < 1 for threshold in self.thresholds):
@@ -52,17 +54,33 @@ class DepthPanopticSettings:
             raise ValueError(f"thresholds {self.thresholds}, windows {self.windows}: expected each value once")
 
 
+# Not a published one: a category that occurs nowhere says nothing about a model, nor do things that are not told apart.
+# For data sets of videos the windows are to be set.
+OCCURRING = DepthPanopticSettings(absent="left_out", instance_zero="void", name="occurring")
+
 # ViP-DeepLab's script for Cityscapes-DVPS, made for sequences of 6 frames. It divides 0 by 0 for a category without
 # a match, and its means are NaN then.
-VIP_DEEPLAB_CITYSCAPES = DepthPanopticSettings(windows=(1, 2, 3, 4), absent="nan")
+VIP_DEEPLAB_CITYSCAPES = DepthPanopticSettings(
+    windows=(1, 2, 3, 4), absent="nan", name="vip_deeplab_cityscapes"
+)
 
 # PanopticDepth's and DeepDPS's copies of it hold the denominators at 1 or more: such a category counts 0.
-PANOPTIC_DEPTH_CITYSCAPES = DepthPanopticSettings(windows=(1, 2, 3, 4), absent="zero")
+PANOPTIC_DEPTH_CITYSCAPES = DepthPanopticSettings(
+    windows=(1, 2, 3, 4), absent="zero", name="panoptic_depth_cityscapes"
+)
 
 # ViP-DeepLab's script for SemKITTI-DVPS: longer windows over the frames of the one validation sequence, and 1e-10 in
-# the denominators, so that such a category counts 0. Instances may exceed 999 in its files; number them anew per
-# sequence, as only their being equal matters. Unlabeled (255) is void in the truth and 'no label' in the prediction.
-VIP_DEEPLAB_SEMKITTI = DepthPanopticSettings(windows=(1, 5, 10, 20), absent="nan", epsilon=1e-10)
+# the denominators, so that such a category counts 0. Things with instance 0 are a segment. Instances may exceed 999 in
+# its files; number them anew per sequence, as only their being equal matters. Unlabeled (255) is void in the truth and
+# 'no label' in the prediction.
+VIP_DEEPLAB_SEMKITTI = DepthPanopticSettings(
+    windows=(1, 5, 10, 20), absent="nan", epsilon=1e-10, name="vip_deeplab_semkitti"
+)
+
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (OCCURRING, VIP_DEEPLAB_CITYSCAPES, PANOPTIC_DEPTH_CITYSCAPES, VIP_DEEPLAB_SEMKITTI)
+}
 
 
 @dataclass(frozen=True)
@@ -115,10 +133,12 @@ class DepthPanopticResult:
         """Plain values for JSON; None for NaN."""
         settings = self.settings
         return {
+            "protocol": settings.name,
             "thresholds": list(settings.thresholds),
             "windows": list(settings.windows),
             "absent_categories": settings.absent,
             "epsilon": settings.epsilon,
+            "things_with_instance_0": settings.instance_zero,
             "sequences": self.sequences,
             "dpq": self.dpq.to_dict(),
             "dvpq": self.dvpq.to_dict(),
@@ -241,7 +261,10 @@ class DepthPanopticQuality:
         return {(threshold, window): zeros for threshold in thresholds for window in self.settings.windows}
 
     def _table(self, frame: DepthFrame, errors: np.ndarray) -> _Table:
-        pairs, starts = pair_runs(frame.prediction_ids, frame.truth_ids)
+        truth_ids = frame.truth_ids
+        if self.settings.instance_zero == "void":
+            truth_ids = without_groups(truth_ids, self.taxonomy)
+        pairs, starts = pair_runs(frame.prediction_ids, truth_ids)
         columns = [np.diff(starts, append=errors.size)]
         for threshold in self.settings.thresholds:
             columns.append(np.add.reduceat((errors > threshold).ravel(), starts, dtype=np.int64))
@@ -259,6 +282,13 @@ class DepthPanopticQuality:
             for column, threshold in enumerate(thresholds):
                 matching = match_segments(*table.at(column), len(self.taxonomy))
                 counts[threshold, window] += SegmentCounts.of(matching, len(self.taxonomy))
+
+
+def without_groups(panoptic_ids: np.ndarray, taxonomy: Taxonomy) -> np.ndarray:
+    """Panoptic ids [H, W] uint16 with void for things of instance 0, those that are not told apart."""
+    table = np.arange(VOID_PANOPTIC_ID + 1, dtype=np.uint16)
+    table[np.array(taxonomy.thing_ids, np.int64) * LABEL_DIVISOR] = VOID_PANOPTIC_ID
+    return table[panoptic_ids]
 
 
 def relative_errors(frame: DepthFrame) -> tuple[np.ndarray, np.ndarray]:
