@@ -474,6 +474,8 @@ def test_what_cannot_be_used_is_refused_before_the_long_work(tmp_path, weights, 
     options = ExportOptions(**{"height": HEIGHT, "width": WIDTH, "images": str(folder), **change})
     with pytest.raises(ValueError, match=message):
         exporting.export(weights, tmp_path / "model.onnx", options)
+    with pytest.raises(ValueError, match=r"weights\.pt: the model is an ONNX file; name it weights\.onnx"):
+        exporting.export(weights, weights, options)
     with pytest.raises(ValueError, match="there is no folder"):
         exporting.export(weights, tmp_path / "absent" / "model.onnx", options)
 

@@ -122,10 +122,13 @@ def test_scores_on_another_holdout_are_refused(tmp_path, trial, monkeypatch, hol
         scored(trial, tmp_path, holdout)
 
 
-def test_scores_that_do_not_say_what_was_trained_are_refused(tmp_path, trial):
+@pytest.mark.parametrize(
+    ("text", "fault"), [('{"pq": 0.5}', "does not say what"), ("[]", "does not say what"), ("", "not JSON")]
+)
+def test_scores_that_do_not_say_what_was_trained_are_refused(tmp_path, trial, text, fault):
     trial.folder(tmp_path).mkdir()
-    (trial.folder(tmp_path) / SCORES).write_text(json.dumps({"pq": 0.5}))
-    with pytest.raises(ValueError, match=r"scores.json: does not say what .* remove it"):
+    (trial.folder(tmp_path) / SCORES).write_text(text)
+    with pytest.raises(ValueError, match=rf"scores.json: {fault} .* remove it"):
         scored(trial, tmp_path, Holdout("streets:1:2"))
 
 
@@ -151,6 +154,13 @@ def test_recipes_without_depth_are_not_offered(capsys):
             assert f"invalid choice: '{name}'" in capsys.readouterr().err
     assert offered == ["default", "paper_depth", "debug"]
     assert all(list(trials(RECIPES[name], list(NAMES), 1, 1.0)) for name in offered)
+
+
+@pytest.mark.parametrize("option", [["--seeds", "0"], ["--budget", "nan"], ["--budget", "-1"], ["--budget", "inf"]])
+def test_an_ablation_of_nothing_is_refused(option, capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments(["out", "--data", "streets:0:9", "--holdout", "streets:9:9", *option])
+    assert f"{option[0]} " in capsys.readouterr().err
 
 
 def test_the_table_shows_mean_and_spread():

@@ -265,6 +265,7 @@ def test_an_interrupted_evaluation_keeps_what_was_scored_and_says_so(weights, fr
         (["--data", "nothing:here"], "unknown data"),
         (["--size", "100x100"], "32"),
         (["--depth-cap", "-1"], "max_depth_m"),
+        (["--depth-cap", "inf"], "max_depth_m"),
     ],
 )
 def test_what_cannot_be_scored_is_said_in_a_line(weights, frames, capsys, arguments, words):

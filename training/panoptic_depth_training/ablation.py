@@ -27,8 +27,10 @@ from panoptic_depth_model.depth import DIRECT, PIXEL, VARIANTS
 from panoptic_depth_model.weights import save_weights
 from panoptic_depth_training.config import RECIPES, TrainingConfig
 from panoptic_depth_training.data import open_mixture
+from panoptic_depth_training.datasets.files import read_json
 from panoptic_depth_training.datasets.sources import SYNTAX, WEIGHTED_SYNTAX, list_images, parse_source
 from panoptic_depth_training.evaluate.network import evaluate
+from panoptic_depth_training.output_files import write_whole
 from panoptic_depth_training.train import WEIGHTS, Interruption, facts_of, train
 
 SCORES = "scores.json"
@@ -91,7 +93,7 @@ def scores_of(
     scores = evaluate(network, facts, holdout.data, holdout.count)
     kept = {name: value for name, value in scores.items() if isinstance(value, float)}
     contents = {"settings": _settings(trial, holdout), "scores": kept}
-    (folder / SCORES).write_text(json.dumps(contents, indent=2) + "\n")
+    write_whole(folder / SCORES, (json.dumps(contents, indent=2) + "\n").encode())
     return kept
 
 
@@ -100,9 +102,10 @@ def earlier_scores(trial: Trial, root: Path, holdout: Holdout) -> dict[str, floa
     path = trial.folder(root) / SCORES
     if not path.exists():
         return None
-    contents = json.loads(path.read_text())
-    if not contents.keys() >= {"settings", "scores"}:
-        raise ValueError(f"{path}: does not say what was trained and scored; remove it to score the trial anew")
+    remedy = "remove it to score the trial anew"
+    contents = read_json(path, remedy)
+    if not isinstance(contents, dict) or not contents.keys() >= {"settings", "scores"}:
+        raise ValueError(f"{path}: does not say what was trained and scored; {remedy}")
     there, here = contents["settings"], _settings(trial, holdout)
     if different := [key for key in here if there.get(key) != here[key]]:
         changes = ", ".join(f"{key} was {there.get(key)!r} and is {here[key]!r}" for key in different)
@@ -158,8 +161,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--variants", nargs="+", choices=NAMES, default=list(NAMES))
     parser.add_argument("--workers", type=int, default=1, help="processes that load images (default %(default)s)")
     options = parser.parse_args(arguments)
-    if options.holdout_count is not None and options.holdout_count < 1:
-        parser.error(f"--holdout-count {options.holdout_count}: expected at least 1")
+    for name in ("holdout_count", "seeds"):
+        if (value := getattr(options, name)) is not None and value < 1:
+            parser.error(f"--{name.replace('_', '-')} {value}: expected at least 1")
+    if not 0 < options.budget < math.inf:
+        parser.error(f"--budget {options.budget}: expected a number above 0")
     return options
 
 

@@ -28,7 +28,7 @@ OWN_OUTPUTS = "/panoptic_depth/"  # clouds below it are a network's, not a lidar
 MAX_LAG_NS = 60_000_000  # between image and scan: a lidar of 10 Hz has one within 50 ms
 
 _REMEDY = "record the drive again"
-_LEAVE_OUT = "leave the others out of the recording with ros2 bag convert"
+LEAVE_OUT = "leave the others out of the recording with ros2 bag convert"
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class RecordedDrive:
         self._reader_pid = 0
         try:
             with Recording(self.path) as recording:
-                self._image_topic, info_topic = recording.camera_topics(remedy=f"expected one camera: {_LEAVE_OUT}")
+                self._image_topic, info_topic = recording.camera_topics(remedy=f"expected one camera: {LEAVE_OUT}")
                 self._truth_topics, has_segments = _truth_topics(recording)
                 topics = [self._image_topic, *self._truth_topics]
                 self._kinds = {topic: recording.topics[topic] for topic in topics}
@@ -168,7 +168,7 @@ def _truth_topics(recording: Recording) -> tuple[tuple[str, ...], bool]:
     if len(clouds) != 1:
         raise DataError(
             f"{recording.path}: {len(clouds)} topics with clouds ({', '.join(clouds) or 'none'}); expected one lidar: "
-            f"{_LEAVE_OUT}"
+            f"{LEAVE_OUT}"
         )
     return (clouds[0],), False
 

@@ -106,7 +106,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 
 def _size(text: str) -> tuple[int, int]:
-    height, _, width = text.partition("x")
+    if not re.fullmatch(r"\d+x\d+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; expected HEIGHTxWIDTH, like 256x512")
+    height, width = text.split("x")
     return int(height), int(width)
 
 

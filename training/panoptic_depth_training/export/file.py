@@ -45,6 +45,8 @@ def export(weights: Path, path: Path, options: ExportOptions, report: Report = l
     """
     if not path.parent.is_dir():
         raise ValueError(f"{path}: there is no folder {path.parent}; make it first")
+    if path.suffix != ".onnx":
+        raise ValueError(f"{path}: the model is an ONNX file; name it {path.with_suffix('.onnx').name}")
     network, facts = load_weights(weights)
     pictures = comparison_pictures(options)
     manifest = export_manifest(network, ModelFacts.from_dict(facts), options)

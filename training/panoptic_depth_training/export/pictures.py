@@ -17,6 +17,7 @@ from panoptic_depth_ros.report import spread
 from panoptic_depth_ros.taxonomy import Taxonomy
 from panoptic_depth_training.datasets.files import read_rgb
 from panoptic_depth_training.datasets.labeled import DataError
+from panoptic_depth_training.datasets.recording import LEAVE_OUT
 from panoptic_depth_training.datasets.sources import KINDS, SYNTAX, open_images
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -123,7 +124,7 @@ def _of_folder(folder: Path, count: int | None) -> Pictures:
 def _of_recording(path: Path, count: int | None) -> Pictures:
     """The camera's images. They need neither calibration nor truth."""
     with Recording(path) as recording:
-        topic = recording.camera_topics()[0]
+        topic = recording.camera_topics(remedy=f"expected one camera: {LEAVE_OUT}")[0]
         total = recording.counts[topic]
     if not total:
         raise DataError(f"{path}: no picture on {topic}; give another recording")

@@ -58,7 +58,7 @@ class DepthSettings:
     range_edges_m: tuple[float, ...] = (0.0, 10.0, 20.0, 40.0, 80.0)  # scores also per [edge, next edge) of true depth
 
     def __post_init__(self) -> None:
-        if not 0 < self.min_depth_m < self.max_depth_m:
+        if not 0 < self.min_depth_m < self.max_depth_m < math.inf:
             raise ValueError(
                 f"min_depth_m {self.min_depth_m}, max_depth_m {self.max_depth_m}: expected 0 < minimum < maximum"
             )
