@@ -374,7 +374,7 @@ def test_the_paper_is_trained_in_three_stages():
         ({"preset": "huge"}, "unknown preset 'huge'; expected one of paper"),
         ({"steps": 0}, "expected at least 1"),
         ({"focal_length_px": 0.0}, "focal_length_px is 0.0; expected a number above 0"),
-        ({"learning_rate": math.nan}, "learning_rate is nan; expected a number above 0"),
+        ({"learning_rate": math.nan}, "learning_rate is nan; expected 0 or more"),
         ({"clip_limit": 0.0}, "clip_limit is 0.0; expected a number above 0"),
         ({"depth_weight": math.inf}, "depth_weight is inf; expected 0 or more"),
         ({"warmup_steps": -5}, "warmup_steps is -5; expected 0 or more"),

@@ -78,23 +78,25 @@ class TrainingConfig:
             if getattr(self, name) not in known:
                 names = ", ".join(filter(None, known))
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}; expected one of {names}")
-        for name in ("steps", "batch", "accumulate"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
-        for name in ("focal_length_px", "learning_rate", "clip_limit"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected a number above 0")
-        for name in ("mask_weight", "depth_weight", "pixel_weight", "weight_decay", "warmup_steps", "half_size_steps"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected 0 or more")
-        if self.seed < 0:
-            raise ValueError(f"seed is {self.seed}; expected 0 or more")
-        if not 0 <= self.frozen_parts <= BACKBONE_PARTS:
-            raise ValueError(f"frozen_parts is {self.frozen_parts}; expected 0 to {BACKBONE_PARTS}")
+        self._check_numbers()
         if self.segmentation_only and self.depth_variant:
             raise ValueError("segmentation_only leaves depth out, so depth_variant has no meaning; give one of them")
         if self.start_from and self.backbone_weights:
             raise ValueError("start_from brings the backbone's weights along; leave backbone_weights out")
+
+    def _check_numbers(self) -> None:
+        for name in ("steps", "batch", "accumulate"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+        for name in ("focal_length_px", "clip_limit"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a number above 0")
+        counts = ("warmup_steps", "half_size_steps", "seed")
+        for name in ("learning_rate", "mask_weight", "depth_weight", "pixel_weight", "weight_decay", *counts):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected 0 or more")
+        if not 0 <= self.frozen_parts <= BACKBONE_PARTS:
+            raise ValueError(f"frozen_parts is {self.frozen_parts}; expected 0 to {BACKBONE_PARTS}")
         if not 0 <= self.average_decay < 1:
             raise ValueError(f"average_decay is {self.average_decay}; expected 0 (off) or a share below 1")
 
