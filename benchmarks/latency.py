@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import re
 import sys
 from collections.abc import Sequence
 
@@ -170,8 +171,10 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _size(text: str) -> tuple[int, int]:
-    first, _, second = text.partition("x")
-    return int(first), int(second)
+    if not re.fullmatch(r"\d+x\d+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; expected HEIGHTxWIDTH, like 256x512")
+    height, width = text.split("x")
+    return int(height), int(width)
 
 
 def run(options: argparse.Namespace, machine: Machine, console: Console) -> int:

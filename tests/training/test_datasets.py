@@ -462,6 +462,8 @@ def test_a_source_has_split_and_range():
 def test_a_source_of_a_mixture_has_a_weight():
     assert split_weight("camvid:/data/my=set:train@10:-5=2.5") == ("camvid:/data/my=set:train@10:-5", 2.5)
     assert split_weight("synthetic:some/folder") == ("synthetic:some/folder", 1.0)
+    assert split_weight("synthetic:lr=2/folder") == ("synthetic:lr=2/folder", 1.0)
+    assert split_weight("synthetic:frames=1e-1") == ("synthetic:frames", 0.1)
 
 
 @pytest.mark.parametrize("weight", ["=3", "=0.5", "=1", "=0"])
@@ -490,8 +492,9 @@ def test_a_split_is_never_guessed(tmp_path):
 
 
 def test_a_weight_of_nothing_is_refused():
-    with pytest.raises(DataError, match="has weight 0"):
-        split_weight("synthetic:a=0")
+    for weight in ("0", "-1", "nan", "inf", "much", ""):
+        with pytest.raises(DataError, match=f"has weight {weight}; expected a number above 0"):
+            split_weight(f"synthetic:a={weight}")
 
 
 def test_a_range_holds_images_out(tmp_path):

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from panoptic_depth_training.datasets.labeled import DataError, LabeledImage, La
 from panoptic_depth_training.datasets.recording import RecordedDrive
 
 KINDS = {  # kind -> what to write after it
-    "streets": "SEED:COUNT or SEED:COUNT:HEIGHTxWIDTH, rendered when they are needed (default size 256x512)",
+    "streets": "SEED:COUNT or SEED:COUNT:HEIGHTxWIDTH, rendered when needed, six of a street (default 256x512)",
     "synthetic": "FOLDER of panoptic_depth_training.render frames",
     "recording": "BAG, a rosbag2 with camera, camera_info and lidar",
     "cityscapes": "ROOT:train or val",
@@ -32,7 +33,7 @@ KINDS = {  # kind -> what to write after it
 SYNTAX = "KIND:PATH[:SPLIT][@FIRST:LAST]"
 WEIGHTED_SYNTAX = f"{SYNTAX}[=WEIGHT]"
 
-_WEIGHT = re.compile(r"=(\d+(?:\.\d+)?)$")
+_WEIGHT = re.compile(r"=([^/=@:]*)$")
 _STREETS = re.compile(r"(\d+):(\d+)(?::(\d+)x(\d+))?")
 _RANGE = re.compile(r"@(-?\d+)?:(-?\d+)?$")
 
@@ -48,13 +49,23 @@ class Source:
 
 
 def split_weight(text: str) -> tuple[str, float]:
-    """A source of a mixture without its weight, and the weight, 1 unless written. Raises DataError where it is 0."""
+    """A source of a mixture without its weight, and the weight, 1 unless written.
+
+    Raises DataError where it is no number above 0.
+    """
     match = _WEIGHT.search(text)
     if not match:
         return text, 1.0
-    if float(match[1]) == 0:
-        raise DataError(f"data {text!r} has weight 0; expected more, or leave it out")
-    return text[: match.start()], float(match[1])
+    try:
+        weight = float(match[1])
+    except ValueError:
+        weight = math.nan
+    if not 0 < weight < math.inf:
+        raise DataError(
+            f"data {text!r} has weight {match[1]}; expected a number above 0, "
+            "or @: behind it where it belongs to the path"
+        )
+    return text[: match.start()], weight
 
 
 def parse_source(text: str) -> Source:
