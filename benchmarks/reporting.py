@@ -78,7 +78,8 @@ def this_machine() -> Machine:
         cores=len(os.sched_getaffinity(0)),
         memory_gib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
         gpu=_gpu(),
-        system=f"{platform.platform()}, Python {platform.python_version()}",
+        system=f"{platform.system()} {platform.release().split('-')[0]} {platform.machine()}, "
+        f"Python {platform.python_version()}",
         libraries=tuple(_versions()),
         commit=_output("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12") or "unknown",
         load=os.getloadavg()[0],
