@@ -25,6 +25,7 @@ from rich.table import Table
 
 from panoptic_depth_model.depth import DIRECT, PIXEL, VARIANTS
 from panoptic_depth_model.weights import save_weights
+from panoptic_depth_training.checkpoint import differences
 from panoptic_depth_training.config import RECIPES, TrainingConfig
 from panoptic_depth_training.data import open_mixture
 from panoptic_depth_training.datasets.files import read_json
@@ -106,12 +107,11 @@ def earlier_scores(trial: Trial, root: Path, holdout: Holdout) -> dict[str, floa
     contents = read_json(path, remedy)
     if not isinstance(contents, dict) or not contents.keys() >= {"settings", "scores"}:
         raise ValueError(f"{path}: does not say what was trained and scored; {remedy}")
-    there, here = contents["settings"], _settings(trial, holdout)
-    if different := [key for key in here if there.get(key) != here[key]]:
-        changes = ", ".join(f"{key} was {there.get(key)!r} and is {here[key]!r}" for key in different)
-        is_trained = not set(different) - {"holdout", "holdout_count"}
+    if changes := differences(contents["settings"], _settings(trial, holdout)):
+        is_trained = not changes.keys() - {"holdout", "holdout_count"}
         remedy = "remove it to score the same network anew" if is_trained else "take another folder"
-        raise ValueError(f"{path}: scores of another trial ({changes}); give the same options, or {remedy}")
+        words = ", ".join(changes.values())
+        raise ValueError(f"{path}: scores of another trial ({words}); give the same options, or {remedy}")
     return contents["scores"]
 
 

@@ -28,7 +28,6 @@ from panoptic_depth_ros.visualize import depth_color
 from panoptic_depth_training.colors import label_colors, widened
 from panoptic_depth_training.datasets.labeled import DataError, LabeledImage, LabeledImages
 from panoptic_depth_training.datasets.sources import KINDS, SYNTAX, list_images, parse_source
-from panoptic_depth_training.datasets.street_folder import png
 from panoptic_depth_training.output_files import make_writable, write_whole
 
 SHEET_IMAGES = 8
@@ -243,7 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def written(sheet: np.ndarray, folder: Path) -> Path:
     """The contact sheet in a file."""
     path = folder / "contact_sheet.png"
-    write_whole(path, png(cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR)))
+    write_whole(path, cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))[1].tobytes())
     return path
 
 

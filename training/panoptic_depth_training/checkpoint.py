@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +53,17 @@ def load_checkpoint(
         raise ValueError(f"{error}; remove it to start anew") from error
     if contents.get("format") != FORMAT:
         raise ValueError(f"{path}: not a training checkpoint ({FORMAT!r}); remove it to start anew")
-    there = contents["settings"]
-    if different := [key for key in settings if there.get(key) != settings[key]]:
-        changes = ", ".join(f"{key} was {there.get(key)!r} and is {settings[key]!r}" for key in different)
+    if changes := differences(contents["settings"], settings):
         raise ValueError(
-            f"{path}: belongs to another training ({changes}); give the same options or another folder"
+            f"{path}: belongs to another training ({', '.join(changes.values())}); "
+            "give the same options or another folder"
         )
     learned.load_state_dict(contents["learned"])
     optimizer.load_state_dict(contents["optimizer"])
     return contents["step"], contents["average"]
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, str]:
+    """What is set otherwise here than there, by name, in words."""
+    changed = [key for key in here if there.get(key) != here[key]]
+    return {key: f"{key} was {there.get(key)!r} and is {here[key]!r}" for key in changed}

@@ -15,7 +15,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from inspect import signature
@@ -82,11 +82,7 @@ def train(
         run = start(config, images.taxonomy, folder, processes)
         if processes.is_first:
             config.save(folder / SETTINGS)
-        try:
-            take_all(run, images, interruption, workers)
-        except DataError:
-            run.save(None)  # the steps so far are no fault of this image
-            raise
+        take_all(run, images, interruption, workers)
         run.save(None)
     return run.result()
 
@@ -96,7 +92,11 @@ def take_all(run: Run, images: Mixture, interruption: Interruption, workers: int
     config, folder, processes = run.config, run.folder, run.processes
     with Report(folder, Losses._fields, run.step, config.steps, processes.device) as report:
         saved_s = pictured_s = time.monotonic()
-        for image, targets in batches(config, images, run.step, workers, processes):
+        for batch in batches(config, images, run.step, workers, processes):
+            if isinstance(batch, DataError):
+                run.save(report)  # the steps so far are no fault of this image
+                raise batch
+            image, targets = batch
             rate = run.take(image, targets, report)
             if not processes.is_first:
                 pass
@@ -286,10 +286,9 @@ class Interruption:
 
 def batches(
     config: TrainingConfig, images: Mixture, first: int, workers: int, processes: Processes
-) -> Iterator[tuple[Tensor, Targets]]:
-    """This process's images [B, H, W, 3] uint8 and targets of the steps from `first` on: half the size first.
-
-    Raises DataError where an image cannot be read.
+) -> Iterator[tuple[Tensor, Targets] | DataError]:
+    """This process's images [B, H, W, 3] uint8 and targets of the steps from `first` on, half the size first; or why
+    there are none.
     """
     turn = min(max(config.half_size_steps, first), config.steps)
     for part, shrink in ((range(first, turn), 2), (range(turn, config.steps), 1)):
@@ -308,7 +307,7 @@ def batches(
                 f"batch {batch} does not divide into {processes.count} processes with {config.accumulate} parts each"
             )
         own = [step * batch + processes.rank * share + k for step in part for k in range(share)]
-        loader: Iterable[tuple[Tensor, Targets] | DataError] = DataLoader(
+        yield from DataLoader(
             samples,
             share,
             sampler=own,
@@ -317,10 +316,6 @@ def batches(
             collate_fn=batch_of,
             pin_memory=processes.device.type == "cuda",
         )
-        for batch_or_error in loader:
-            if isinstance(batch_or_error, DataError):
-                raise batch_or_error
-            yield batch_or_error
 
 
 def facts_of(config: TrainingConfig, taxonomy: Taxonomy, scores: dict[str, float | str]) -> ModelFacts:
