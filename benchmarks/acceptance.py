@@ -5,13 +5,13 @@
     python benchmarks/acceptance.py --weights vehicle=runs/vehicle/weights.pt --images camvid:/data/camvid:val
 
 Exports compact, vehicle and paper in every precision they take (paper has its deformable convolutions as plain
-operators, and no int8), and holds ONNX Runtime and OpenVINO against PyTorch in float32 on rendered streets and, with
---images, real ones.
+operators, and no int8), and holds ONNX Runtime and OpenVINO against PyTorch in float32, with the weights as the file
+stores them, on rendered streets and, with --images, real ones.
 TensorRT-RTX builds each graph for a GPU that need not be here. Exit status 1 where one of it fails: an export, an
 engine, a plugin layer in TensorRT, or an answer further from PyTorch's than rounding explains (marked with !).
 
 Weights that nobody trained decide by hairs: a preset without --weights is left out in int8, and judged by its answers
-in float32 only.
+in float32 only. Ctrl-C ends it with the table of what was done.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from panoptic_depth_ros.manifest import PRECISIONS
 from panoptic_depth_ros.preprocess import fit
 from panoptic_depth_training.datasets.cityscapes import CITYSCAPES
 from panoptic_depth_training.export.file import export
+from panoptic_depth_training.export.graph import storable
 from panoptic_depth_training.export.options import ExportOptions
 from panoptic_depth_training.export.pictures import open_pictures
 from panoptic_depth_training.facts import ModelFacts
@@ -57,7 +58,7 @@ FILE_WIDTH = 180  # characters, where output is no terminal
 
 @dataclass(frozen=True)
 class Subject:
-    """A preset's network, and what PyTorch in float32 says on the images."""
+    """A preset's network, and what PyTorch in float32 says on the images, with weights rounded as an export does."""
 
     preset: str
     weights: Path
@@ -79,7 +80,7 @@ def subject(preset: str, weights: Path | None, images: np.ndarray, folder: Path)
         facts = ModelFacts(preset, CITYSCAPES, height, width, 1.1 * width)
         save_weights(path, untrained(preset, torch.from_numpy(images[:, 0])), facts.to_dict())
     network, stored = load_weights(path)
-    engine = engine_for(network, ModelFacts.from_dict(stored), preset, (height, width))
+    engine = engine_for(storable(network), ModelFacts.from_dict(stored), preset, (height, width))
     return Subject(preset, path, weights is not None, images, [engine.infer(batch) for batch in images])
 
 
@@ -168,25 +169,37 @@ def is_installed(engine: str) -> bool:
     return engine not in modules or any(importlib.util.find_spec(module) for module in modules[engine])
 
 
-def accept(options: argparse.Namespace, folder: Path, console: Console) -> tuple[Figures, list[str]]:
-    """The table, and what failed in words."""
-    size = f"{options.height}x{options.width}"
-    sources = (f"{RENDERED}:{options.count}:{size}", *options.images)
-    calibration = options.calibration or f"{CALIBRATION}:{size}"
-    weights = dict(pair.split("=", 1) for pair in options.weights)
-    images = images_for(sources, options.count, options.height, options.width)
-    rows: list[tuple[str, ...]] = []
-    problems: list[str] = []
-    for preset in options.presets:
-        file = Path(weights[preset]) if preset in weights else None
-        tested = subject(preset, file, images, folder)
-        for precision in (p for p in options.precisions if preset not in NO_INT8 or not is_int8(p)):
-            console.print(f"{preset} {precision} ...", highlight=False)
-            rows.append(row(tested, precision, calibration, folder, problems))
-    header = ("preset", "precision", "MB", "ONNX Runtime", "OpenVINO", f"TensorRT for {GPU}")
-    title = f"{len(images)} images {size} of {', '.join(sources)}; trained: {', '.join(weights) or 'none'}"
-    note = "engines against PyTorch in float32: equal pixels; relative difference of depth, median and 99 %"
-    return Figures(title, header, rows, (note,)), problems
+class Acceptance:
+    """What is known so far: the table's rows, and what failed in words."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.size = f"{options.height}x{options.width}"
+        self.sources = (f"{RENDERED}:{options.count}:{self.size}", *options.images)
+        self.weights = dict(pair.split("=", 1) for pair in options.weights)
+        self.rows: list[tuple[str, ...]] = []
+        self.problems: list[str] = []
+
+    def run(self, folder: Path, console: Console) -> None:
+        options = self.options
+        calibration = options.calibration or f"{CALIBRATION}:{self.size}"
+        images = images_for(self.sources, options.count, options.height, options.width)
+        for preset in options.presets:
+            console.print(f"{preset} in PyTorch ...", highlight=False)
+            tested = subject(preset, Path(self.weights[preset]) if preset in self.weights else None, images, folder)
+            for precision in (p for p in options.precisions if preset not in NO_INT8 or not is_int8(p)):
+                console.print(f"{preset} {precision} ...", highlight=False)
+                self.rows.append(row(tested, precision, calibration, folder, self.problems))
+
+    def figures(self) -> Figures:
+        options = self.options
+        header = ("preset", "precision", "MB", "ONNX Runtime", "OpenVINO", f"TensorRT for {GPU}")
+        title = (
+            f"{options.count} images each, {self.size}, of {', '.join(self.sources)}; "
+            f"trained: {', '.join(self.weights) or 'none'}"
+        )
+        note = "engines against PyTorch in float32: equal pixels; relative difference of depth, median and 99 %"
+        return Figures(title, header, self.rows, (note,))
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -206,20 +219,24 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     options, machine = parse_arguments(arguments), this_machine()
     console, progress = Console(width=None if sys.stdout.isatty() else FILE_WIDTH), Console(stderr=True)
+    acceptance, stopped = Acceptance(options), False
     try:
         with tempfile.TemporaryDirectory() as folder:
-            figures, problems = accept(options, Path(folder), progress)
+            acceptance.run(Path(folder), progress)
     except (ValueError, OSError) as error:
         print(f"acceptance: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        return INTERRUPTED
-    console.print("\n".join(machine.lines()), highlight=False)
-    console.print(figures.table())
-    console.print("\n".join(problems), highlight=False)
-    if options.save:
-        console.print(f"added to {save(machine.processor, machine, [figures])}")
-    return int(any("!" in cell for cells in figures.rows for cell in cells))
+        stopped = True
+    if acceptance.rows:
+        figures = acceptance.figures()
+        console.print("\n".join(machine.lines()), highlight=False)
+        console.print(figures.table())
+        console.print("\n".join(acceptance.problems), highlight=False)
+        if options.save:
+            console.print(f"added to {save(machine.processor, machine, [figures])}")
+    failed = any("!" in cell for cells in acceptance.rows for cell in cells)
+    return INTERRUPTED if stopped else int(failed)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from panoptic_depth_model.panoptic_depth import PanopticDepth, check_size
-from panoptic_depth_model.resampling import repeated
-
-DIGITS = 16  # of the numbers that labels 0..255 are, in two places
+from panoptic_depth_model.resampling import block_sums, repeated
 
 
 class Outputs(NamedTuple):
@@ -61,15 +58,16 @@ def segment_sums(labels: Tensor, depth: Tensor, count: int) -> tuple[Tensor, Ten
     """Area [px] and sum of depth [B, N] of segments 1..N; labels may be coarser than depth [B, H, W].
 
     A label covers a whole block of pixels, so sums over blocks give exact results. And it is a number of two digits:
-    sums for all pairs of digits are one product, with DIGITS + N / DIGITS comparisons a block instead of N.
+    sums for all pairs of digits are one product, with base + N / base comparisons a block instead of N.
     """
     stride = depth.shape[1] // labels.shape[1]
-    blocks = F.avg_pool2d(depth[:, None], stride).flatten(2) * stride**2  # [B, 1, hw]
+    blocks = block_sums(depth, stride).flatten(1)[:, None]  # [B, 1, hw]
     label = labels.flatten(1)[:, None, :].to(depth.dtype)
-    digit = torch.arange(DIGITS, dtype=depth.dtype, device=labels.device)[:, None]
-    high = (label / DIGITS).floor()
-    first = (high == digit[: count // DIGITS + 1]).to(depth.dtype)  # [B, N // DIGITS + 1, hw]
-    second = (label - DIGITS * high == digit).to(depth.dtype)  # [B, DIGITS, hw]
+    base = 2 ** -(-count.bit_length() // 2)  # near the root of N; quotients of powers of two are exact
+    digit = torch.arange(base, dtype=depth.dtype, device=labels.device)[:, None]
+    high = (label / base).floor()
+    first = (high == digit[: count // base + 1]).to(depth.dtype)  # [B, N // base + 1, hw]
+    second = (label - base * high == digit).to(depth.dtype)  # [B, base, hw]
     sums = torch.stack([first * stride**2, first * blocks], dim=1) @ second[:, None].mT
     area, depth_sum = sums.flatten(2)[:, :, 1 : count + 1].unbind(dim=1)
     return area, depth_sum

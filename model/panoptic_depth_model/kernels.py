@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """From dense location and kernel maps to a kernel per segment (PanopticDepth, section 3.1), in static shapes.
 
-Letters: B images, N segments, C mask kernel size, D depth kernel size, R region channels, h w map size. A segment
-that does not exist has score 0; every shape depends on the image size alone, so the exported graph needs no
-data-dependent operator.
+Letters: B images, N segments, T things, R region channels, C mask kernel size, D depth kernel size, L pyramid levels,
+h w size of a level, P positions of all levels. A segment that does not exist has score 0; every shape depends on the
+image size alone, so the exported graph needs no data-dependent operator.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from panoptic_depth_model.resampling import box_mean
 
 
 class Kernels(NamedTuple):
@@ -25,41 +28,66 @@ class Kernels(NamedTuple):
     depth: Tensor  # [B, N, D]
 
 
+def side_by_side(levels: Sequence[Tensor]) -> Tensor:
+    """The positions of all levels in one row: [B, C, P] of maps [B, C, h, w], each level with its own h and w."""
+    return torch.cat([level.flatten(2) for level in levels], dim=2)
+
+
 def thing_kernels(
-    center_logits: Tensor,
+    center_logits: Sequence[Tensor],
     mask_kernels: Tensor,
     depth_kernels: Tensor,
     thing_ids: Tensor,
     *,
-    window: int,
+    windows: Sequence[int],
+    per_level: int,
     count: int,
     min_score: float,
 ) -> Kernels:
-    """Kernels at the best `count` center peaks of one pyramid level.
+    """Kernels at the best center peaks in falling score: up to `per_level` of each pyramid level, `count` of all.
 
-    A center's probability is averaged with that of its `window` x `window` neighborhood, then kept where it
-    is the maximum of its 3x3. Maps are [B, T or C or D, h, w]; `thing_ids` [T] are the categories of the
-    center channels.
+    Args:
+        center_logits: [B, T, h, w] of every level.
+        mask_kernels, depth_kernels: [B, C or D, P], the levels side by side.
+        thing_ids: [T], the categories of the center channels.
+        windows: of `center_peaks`, for every level.
     """
-    probability = center_logits.sigmoid()
-    neighborhood = F.avg_pool2d(probability, window, stride=1, padding=window // 2)
-    smooth = (probability + neighborhood) / 2
-    peaks = torch.where(F.max_pool2d(smooth, 3, stride=1, padding=1) == smooth, smooth, 0.0)
-
-    positions = peaks.shape[2] * peaks.shape[3]
-    score, index = peaks.flatten(1).topk(min(count, positions), dim=1)  # [B, N]
-    thing = torch.div(index, positions, rounding_mode="floor")
-    position = index - thing * positions
+    areas = [logits.shape[2] * logits.shape[3] for logits in center_logits]
+    best = [
+        center_peaks(logits, window).flatten(1).topk(min(per_level, area), dim=1)
+        for logits, window, area in zip(center_logits, windows, areas, strict=True)
+    ]
+    score, index = (torch.cat(parts, dim=1) for parts in zip(*best, strict=True))  # [B, all peaks]
+    level = [number for number, (found, _) in enumerate(best) for _ in range(found.shape[1])]
+    area, start = (  # of the level of every peak: its positions, and those of the levels before
+        torch.tensor([values[number] for number in level], device=index.device)
+        for values in (areas, [0, *accumulate(areas)])
+    )
+    thing = torch.div(index, area, rounding_mode="floor")
+    position = start + index - thing * area
+    score, order = score.topk(min(count, score.shape[1]), dim=1)  # [B, N]
+    thing, position = thing.gather(1, order), position.gather(1, order)
     return Kernels(
-        category=thing_ids.index_select(0, thing.flatten()).unflatten(0, thing.shape),
+        category=thing_ids.index_select(0, thing.flatten()).view_as(thing),
         score=torch.where(score > min_score, score, 0.0),
         mask=gather_positions(mask_kernels, position),
         depth=gather_positions(depth_kernels, position),
     )
 
 
+def center_peaks(center_logits: Tensor, window: int) -> Tensor:
+    """Score [B, T, h, w] of the peaks of one level, 0 elsewhere.
+
+    A center's probability is averaged with that of its `window` x `window` neighborhood, then kept where it
+    is the maximum of its 3x3.
+    """
+    probability = center_logits.sigmoid()
+    smooth = (probability + box_mean(probability, window)) / 2
+    return torch.where(F.max_pool2d(smooth, 3, stride=1, padding=1) == smooth, smooth, 0.0)
+
+
 def region_kernels(
-    region_logits: Tensor,
+    region_logits: Sequence[Tensor],
     mask_kernels: Tensor,
     depth_kernels: Tensor,
     region_ids: Tensor,
@@ -68,39 +96,49 @@ def region_kernels(
     min_probability: float,
     min_score: float,
 ) -> Kernels:
-    """One kernel per region channel from one pyramid level, out of the positions that the channel wins.
+    """One kernel per region channel, out of the positions that the channel wins: the mean of the levels that have any.
 
-    Adaptive fusion (equation 1): the mask kernel and the score are sums over confident positions divided by the
-    count of all won positions, so that an unsure region weighs less; the depth kernel is the plain mean over
-    confident positions. Otherwise, as in PanopticFCN, all won positions count, and kernels are divided by the
-    area of the map, so that a region's size scales its kernel.
+    On a level, adaptive fusion (equation 1) divides sums over confident positions by the count of all won ones, for
+    mask kernel and score, so that an unsure region weighs less; the depth kernel is the plain mean over confident
+    positions. Otherwise, as in PanopticFCN, all won positions count, and kernels are divided by the area of the level,
+    so that a region's size scales its kernel.
 
-    Maps are [B, R or C or D, h, w]; `region_ids` [R] are the categories of the region channels.
+    All levels are summed in one product, in which a position weighs as much as its level's mean gives it.
+
+    Args:
+        region_logits: [B, R, h, w] of every level.
+        mask_kernels, depth_kernels: [B, C or D, P], the levels side by side.
+        region_ids: [R], the categories of the region channels.
     """
-    batch, channels, _, _ = region_logits.shape
-    probability = region_logits.sigmoid().flatten(2)  # [B, R, hw]
-    winner = probability.argmax(dim=1, keepdim=True)  # [B, 1, hw]
-    channel = torch.arange(channels, device=region_logits.device)
+    probability = side_by_side(region_logits).sigmoid()  # [B, R, P]
+    winner = probability.argmax(dim=1, keepdim=True)  # [B, 1, P]
+    channel = torch.arange(probability.shape[1], device=winner.device)
     won = (winner == channel[:, None]).to(probability.dtype)
     confident = torch.where(probability >= min_probability, won, 0.0) if adaptive else won
 
-    won_count = won.sum(dim=2, keepdim=True).clamp(min=1)  # [B, R, 1]
+    areas = [logits.shape[2] * logits.shape[3] for logits in region_logits]
+    level = [number for number, area in enumerate(areas) for _ in range(area)]
+    on_level = F.one_hot(torch.tensor(level, device=winner.device), len(areas)).to(probability.dtype)  # [P, L]
+    won_count = (won @ on_level).clamp(min=1)  # [B, R, L]
     if adaptive:
-        mask_area, depth_area = won_count, confident.sum(dim=2, keepdim=True).clamp(min=1)
+        mask_area, depth_area = won_count, (confident @ on_level).clamp(min=1)
     else:
-        mask_area = depth_area = torch.full_like(won_count, probability.shape[2])
-    score = (confident * probability).sum(dim=2) / won_count[..., 0]
+        mask_area = depth_area = on_level.sum(dim=0)
+    score = (confident * probability) @ on_level / won_count
+    present = (score > min_score).to(score.dtype)
+    share = present / present.sum(dim=2, keepdim=True).clamp(min=1)  # of a level in the mean
+    for_mask, for_depth = (confident * ((share / area) @ on_level.T) for area in (mask_area, depth_area))  # [B, R, P]
     return Kernels(
-        category=region_ids.expand(batch, -1),
-        score=torch.where(score > min_score, score, 0.0),
-        mask=confident @ mask_kernels.flatten(2).mT / mask_area,
-        depth=confident @ depth_kernels.flatten(2).mT / depth_area,
+        category=region_ids.expand(winner.shape[0], -1),
+        score=(share * score).sum(dim=2),
+        mask=for_mask @ mask_kernels.mT,
+        depth=for_depth @ depth_kernels.mT,
     )
 
 
-def concatenate(levels: Sequence[Kernels]) -> Kernels:
-    """The segments of all levels side by side."""
-    return Kernels(*(torch.cat(parts, dim=1) for parts in zip(*levels, strict=True)))
+def concatenate(tables: Sequence[Kernels]) -> Kernels:
+    """The rows of all tables, one table after the other."""
+    return Kernels(*(torch.cat(parts, dim=1) for parts in zip(*tables, strict=True)))
 
 
 def sort_by_score(kernels: Kernels, count: int) -> Kernels:
@@ -140,19 +178,6 @@ def fuse_things(kernels: Kernels, min_similarity: float) -> Kernels:
         score=torch.where(kept, kernels.score, 0.0),
         mask=group @ kernels.mask / size,
         depth=group @ kernels.depth / size,
-    )
-
-
-def fuse_regions(levels: Sequence[Kernels]) -> Kernels:
-    """The mean over the pyramid levels on which each region was found."""
-    present = torch.stack([(level.score > 0).to(level.score.dtype) for level in levels])  # [L, B, K]
-    count = present.sum(dim=0).clamp(min=1)
-    score, mask, depth = (torch.stack(parts) for parts in list(zip(*levels, strict=True))[1:])
-    return Kernels(
-        category=levels[0].category,
-        score=(present * score).sum(dim=0) / count,
-        mask=(present[..., None] * mask).sum(dim=0) / count[..., None],
-        depth=(present[..., None] * depth).sum(dim=0) / count[..., None],
     )
 
 

@@ -44,11 +44,12 @@ def accept_greedily(masks: Tensor, score: Tensor, max_overlap: float, rounds: in
     area = inside.sum(dim=2)
     own = inside * precedence[..., None]  # [B, T, P], 0 outside of the mask
     valid = (score > 0) & (area > 0)
+    least = area - max_overlap * area  # that must not be covered
     accepted = valid
     for _ in range(rounds):
         painter = highest(masks, torch.where(accepted, precedence, 0.0))  # [B, 1, P]
         uncovered = (own >= painter.clamp(min=1)).to(score.dtype).sum(dim=2)
-        accepted = valid & (area - uncovered <= max_overlap * area)
+        accepted = valid & (uncovered >= least)
     return accepted
 
 
@@ -96,7 +97,7 @@ def most_probable(probability: Tensor, stays: Tensor, factor: int = 1) -> Tensor
     """The most probable segment that stays, as row + 1; 0 everywhere when none stays.
 
     Args:
-        probability: [B, N, h, w].
+        probability: [B, M, h, w]; rows beyond N take no part.
         stays: [B, N] bool.
         factor: how many times finer the answer's grid is than that of the probabilities, between which it is
             linear.
@@ -104,10 +105,14 @@ def most_probable(probability: Tensor, stays: Tensor, factor: int = 1) -> Tensor
     Returns:
         [B, h * factor, w * factor] int64; of equal probabilities the first row.
     """
-    padding = (0, 0, 0, 0, 0, -probability.shape[1] % GROUP)  # whole groups, once for all finer maps
-    shown = F.pad(probability + torch.where(stays, 0.0, -2.0)[..., None, None], padding, value=-2.0)
+    rows, segments = probability.shape[1], stays.shape[1]
+    lowered = F.pad(torch.where(stays, 0.0, -2.0), (0, rows - segments), value=-2.0)
+    shown = probability + lowered[..., None, None]
+    if rows % GROUP:  # once for all finer maps
+        shown = F.pad(shown, (0, 0, 0, 0, 0, -rows % GROUP), value=-2.0)
     # The finer maps are compared before they are interleaved, which leaves labels alone to interleave.
-    best = interleaved([[first_largest(part) for part in between(row, factor, 3)] for row in between(shown, factor, 2)])
+    parts = [between(row, factor, 3) for row in between(shown, factor, 2)] if factor > 1 else [[shown]]
+    best = interleaved([[first_largest(part) for part in row] for row in parts])
     return torch.where(stays.any(dim=1)[:, None, None], best + 1, 0)
 
 
@@ -134,7 +139,7 @@ def painted(masks: Tensor, score: Tensor, regions: Tensor, found: Tensor, stays:
         score: [B, T] of things.
         regions: probability [B, R, h, w].
         found: [B, R] bool; regions that were found compete also where they do not stay.
-        stays: [B, N] bool, things first.
+        stays: [B, T + R] bool, things first.
     """
     things = score.shape[1]
     rank = torch.where(masks & stays[:, :things, None, None], ranks(score)[..., None, None], things)

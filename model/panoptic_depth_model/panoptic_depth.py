@@ -21,13 +21,14 @@ from panoptic_depth_model.kernels import (
     Kernels,
     concatenate,
     dynamic_convolution,
-    fuse_regions,
     fuse_things,
     region_kernels,
+    side_by_side,
     sort_by_score,
     thing_kernels,
 )
 from panoptic_depth_model.merge import (
+    GROUP,
     accept_greedily,
     accept_regions,
     highest,
@@ -68,7 +69,7 @@ class Segments(NamedTuple):
     """What may become a segment: the best things, and every region."""
 
     things: Kernels  # T rows
-    regions: Kernels  # R rows
+    regions: Kernels  # R rows, stuff first
 
 
 class Choice(NamedTuple):
@@ -121,17 +122,12 @@ class PanopticDepth(nn.Module):
 
     def _register_constants(self, config: PanopticDepthConfig) -> None:
         """What moves to the device with the network and is not stored with its weights."""
-        is_stuff = [category in config.stuff_ids for category in config.regions]
-        stuff_rows = [row for row, yes in enumerate(is_stuff) if yes]
-        first = 1 + config.decisions.max_things  # labels begin at 1, regions follow the things
-        region_labels = [first + stuff_rows.index(row) if yes else 0 for row, yes in enumerate(is_stuff)]
+        stuff_first = sorted(range(len(config.regions)), key=lambda row: config.regions[row] not in config.stuff_ids)
         for name, values in (
             ("thing_ids", config.thing_ids),
             ("stuff_ids", config.stuff_ids),
             ("region_ids", config.regions),
-            ("is_stuff", is_stuff),
-            ("stuff_rows", stuff_rows),
-            ("table_label", [*range(first), *region_labels]),
+            ("stuff_first", stuff_first),
         ):
             self.register_buffer(name, torch.tensor(values), persistent=False)
         self.register_buffer("pixel_mean", torch.tensor(config.pixel_mean)[:, None, None], persistent=False)
@@ -139,9 +135,7 @@ class PanopticDepth(nn.Module):
         self.thing_ids: Tensor
         self.stuff_ids: Tensor
         self.region_ids: Tensor
-        self.is_stuff: Tensor  # [R] bool
-        self.stuff_rows: Tensor  # the region channels that are stuff
-        self.table_label: Tensor  # row + 1 in the segment table, of row + 1 among things and all regions
+        self.stuff_first: Tensor  # the region channels, those of stuff before the others
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
 
@@ -190,46 +184,41 @@ class PanopticDepth(nn.Module):
     def things(self, levels: list[LevelMaps]) -> Kernels:
         """Up to `max_things` kernels of things, in falling score of their centers."""
         decisions = self.config.decisions
-        found = [
-            thing_kernels(
-                level.centers,
-                level.mask_kernels,
-                level.depth_kernels,
-                self.thing_ids,
-                window=window,
-                count=decisions.centers_per_level,
-                min_score=decisions.min_center_score,
-            )
-            for level, window in zip(levels, CENTER_WINDOWS, strict=True)
-        ]
-        candidates = concatenate(found)
+        centers, _, mask_kernels, depth_kernels = zip(*levels, strict=True)
+        candidates = thing_kernels(
+            centers,
+            side_by_side(mask_kernels),
+            side_by_side(depth_kernels),
+            self.thing_ids,
+            windows=CENTER_WINDOWS,
+            per_level=decisions.centers_per_level,
+            count=decisions.max_centers,
+            min_score=decisions.min_center_score,
+        )
         candidates = candidates._replace(mask=self.embed_things(candidates.mask))
-        candidates = sort_by_score(candidates, candidates.score.shape[1])
         fused = sort_by_score(fuse_things(candidates, decisions.min_similarity), decisions.max_things)
         # A score only falls from here on (by mask quality): a center below the last threshold is out already.
         return fused._replace(score=torch.where(fused.score >= decisions.min_thing_score, fused.score, 0.0))
 
     def regions(self, levels: list[LevelMaps]) -> Kernels:
-        """One kernel per region channel, things included: their regions compete with stuff for pixels."""
+        """One kernel per region channel, stuff first; things are included, their regions compete with it for pixels."""
         decisions = self.config.decisions
-        found = [
-            region_kernels(
-                level.regions,
-                level.mask_kernels,
-                level.depth_kernels,
-                self.region_ids,
-                adaptive=self.config.adaptive_fusion,
-                min_probability=decisions.min_region_probability,
-                min_score=decisions.min_region_score,
-            )
-            for level in levels
-        ]
-        fused = fuse_regions(found)
-        return fused._replace(mask=self.embed_stuff(fused.mask))
+        _, regions, mask_kernels, depth_kernels = zip(*levels, strict=True)
+        found = region_kernels(
+            regions,
+            side_by_side(mask_kernels),
+            side_by_side(depth_kernels),
+            self.region_ids,
+            adaptive=self.config.adaptive_fusion,
+            min_probability=decisions.min_region_probability,
+            min_score=decisions.min_region_score,
+        )
+        return rows(found._replace(mask=self.embed_stuff(found.mask)), self.stuff_first)
 
     def table(self, segments: Segments) -> Kernels:
         """The rows of the segment table: all things, then the regions that are stuff."""
-        return concatenate([segments.things, rows(segments.regions, self.stuff_rows)])
+        stuff = len(self.config.stuff_ids)
+        return concatenate([segments.things, Kernels(*(part[:, :stuff] for part in segments.regions))])
 
     def choose(
         self, segments: Segments, mask_embedding: Tensor, size: tuple[int, int], label_stride: int
@@ -237,30 +226,30 @@ class PanopticDepth(nn.Module):
         """Masks of all segments, merged. Segments are accepted at stride 4, pixels given at `label_stride`."""
         things, regions = segments
         decisions = self.config.decisions
-        thing_masks = dynamic_convolution(things.mask, mask_embedding).sigmoid()  # [B, T, h, w]
-        region_masks = dynamic_convolution(regions.mask, mask_embedding).sigmoid()  # [B, R, h, w]
-        score = things.score * mask_quality(thing_masks, decisions.min_mask_probability)
+        first_region, stuff = things.score.shape[1], len(self.config.stuff_ids)
+        masks = dynamic_convolution(torch.cat([things.mask, regions.mask], dim=1), mask_embedding).sigmoid()
+        score = things.score * mask_quality(masks[:, :first_region], decisions.min_mask_probability)
         score = torch.where(score >= decisions.min_thing_score, score, 0.0)
 
-        shown = [cropped(masks, size, EMBEDDING_STRIDE) for masks in (thing_masks, region_masks)]
-        visible = shown[0] > decisions.min_mask_probability
+        shown = cropped(masks, size, EMBEDDING_STRIDE)
+        visible = shown[:, :first_region] > decisions.min_mask_probability
         thing_stays = accept_greedily(visible, score, decisions.max_overlap, decisions.merge_rounds)
         taken = highest(visible, thing_stays.to(score.dtype)) > 0
         min_area = decisions.min_stuff_area_px / EMBEDDING_STRIDE**2
         found = regions.score > 0
-        region_stays = accept_regions(shown[1].flatten(2), found, taken, min_area) & self.is_stuff
+        wins = accept_regions(shown[:, first_region:].flatten(2), found, taken, min_area)
+        stays = torch.cat([thing_stays, wins[:, :stuff]], dim=1)
 
         factor = EMBEDDING_STRIDE // label_stride
-        stays = torch.cat([thing_stays, region_stays[:, self.stuff_rows]], dim=1)
         if decisions.allow_void:
-            masks = upsampled(thing_masks, factor) > decisions.min_mask_probability
-            both_stay = torch.cat([thing_stays, region_stays], dim=1)
-            owner = painted(masks, score, upsampled(region_masks, factor), found, both_stay)
-            labels = self.table_label[owner]
+            fine = upsampled(masks, factor)
+            inside = fine[:, :first_region] > decisions.min_mask_probability
+            every_region = torch.cat([stays, torch.zeros_like(wins[:, stuff:])], dim=1)
+            labels = painted(inside, score, fine[:, first_region:], found, every_region)
         else:
-            stuff_masks = region_masks.index_select(1, self.stuff_rows)
-            labels = most_probable(torch.cat([thing_masks, stuff_masks], dim=1), stays, factor)
-        table_score = torch.cat([score, regions.score[:, self.stuff_rows]], dim=1)
+            whole_groups = -(-stays.shape[1] // GROUP) * GROUP  # regions of things fill the last one, and take no part
+            labels = most_probable(masks[:, :whole_groups], stays, factor)
+        table_score = torch.cat([score, regions.score[:, :stuff]], dim=1)
         return Choice(cropped(labels, size, label_stride), torch.where(stays, table_score, 0.0))
 
     def depth(

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from panoptic_depth_model.kernels import (
     Kernels,
     dynamic_convolution,
-    fuse_regions,
     fuse_things,
     region_kernels,
+    side_by_side,
     sort_by_score,
     thing_kernels,
 )
@@ -79,12 +79,19 @@ def test_fusion_of_a_batch_equals_fusion_of_its_images():
         torch.testing.assert_close(Kernels(*(part[i : i + 1] for part in fused)), fuse_things(single, 0.9))
 
 
+def things_found(
+    centers: list[Tensor], mask_kernels: Tensor, depth_kernels: Tensor, ids: tuple[int, ...], **options
+) -> Kernels:
+    settings = {"windows": (3,) * len(centers), "per_level": 100, "count": 500, "min_score": 0.01} | options
+    return thing_kernels(centers, mask_kernels, depth_kernels, torch.tensor(ids), **settings)
+
+
 def test_a_center_is_found_where_its_smoothed_map_peaks():
     centers = torch.full((1, 2, 9, 12), -9.0)
     centers[0, 1, 4, 7] = 4.0  # a person at row 4, column 7
     centers[0, 1, 4, 8] = 2.0  # its neighbor is no peak
-    maps = torch.arange(9 * 12.0).reshape(1, 1, 9, 12)
-    found = thing_kernels(centers, maps, 2 * maps, torch.tensor([11, 15]), window=3, count=20, min_score=0.1)
+    maps = torch.arange(9 * 12.0).reshape(1, 1, 9 * 12)
+    found = things_found([centers], maps, 2 * maps, (11, 15), min_score=0.1)
     assert (found.score > 0).sum() == 1
     assert found.category[0, 0] == 15
     assert found.mask[0, 0].tolist() == [4 * 12 + 7]
@@ -95,9 +102,61 @@ def test_a_center_is_found_where_its_smoothed_map_peaks():
 
 
 def test_a_level_with_fewer_positions_than_asked_for_gives_them_all():
-    maps = (torch.zeros(1, channels, 2, 4) for channels in (3, 5, 6))
-    found = thing_kernels(*maps, torch.arange(3), window=5, count=100, min_score=0.01)
-    assert found.mask.shape == (1, 8, 5)
+    centers = [torch.zeros(1, 3, 2, 4), torch.zeros(1, 3, 1, 2)]
+    found = things_found(centers, torch.zeros(1, 5, 10), torch.zeros(1, 6, 10), (0, 1, 2), windows=(5, 5))
+    assert found.mask.shape == (1, 10, 5)
+
+
+@pytest.fixture
+def pyramid() -> tuple[list[Tensor], Tensor, Tensor]:
+    """Random center logits of three levels, and kernels that say level, row and column of their position."""
+    generator = torch.Generator().manual_seed(7)
+    sizes = [(12, 20), (6, 10), (3, 5)]
+    centers = [3 * torch.randn(2, 4, *size, generator=generator) for size in sizes]
+    places = [torch.stack(torch.meshgrid(*map(torch.arange, size), indexing="ij")) for size in sizes]
+    kernels = side_by_side(
+        [torch.cat([torch.full_like(place[:1], level), place])[None].float() for level, place in enumerate(places)]
+    )
+    return centers, kernels.expand(2, -1, -1), -kernels.expand(2, -1, -1)
+
+
+def slow_peaks(centers: list[Tensor], windows: tuple[int, ...], image: int) -> list[tuple[float, int, list[float]]]:
+    """(score, thing, [level, row, column]) of all peaks of an image in falling score."""
+    peaks = []
+    for level, (logits, window) in enumerate(zip(centers, windows, strict=True)):
+        probability = logits.sigmoid()[image]
+        mean = F.avg_pool2d(probability, window, stride=1, padding=window // 2)
+        smooth = (probability + mean) / 2
+        for thing, row, column in torch.cartesian_prod(*map(torch.arange, smooth.shape)).tolist():
+            around = smooth[thing, max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]
+            if smooth[thing, row, column] == around.max():
+                peaks.append((float(smooth[thing, row, column]), thing, [float(level), float(row), float(column)]))
+    return sorted(peaks, reverse=True)
+
+
+@pytest.mark.parametrize("count", [500, 7])
+def test_the_best_peaks_of_all_levels_are_found_in_falling_score(pyramid, count):
+    windows = (3, 3, 5)
+    found = things_found(*pyramid, ids=(3, 5, 7, 9), windows=windows, count=count, min_score=0.3)
+    for image in range(2):
+        expected = [peak for peak in slow_peaks(pyramid[0], windows, image) if peak[0] > 0.3][:count]
+        score, thing, place = zip(*expected, strict=True)
+        there = found.score[image] > 0
+        torch.testing.assert_close(found.score[image, there], torch.tensor(score))
+        assert found.category[image, there].tolist() == [(3, 5, 7, 9)[each] for each in thing]
+        assert found.mask[image, there].tolist() == list(place)
+        assert torch.equal(found.depth[image, there], -found.mask[image, there])
+
+
+def test_a_level_gives_no_more_than_its_share_of_peaks(pyramid):
+    found = things_found(*pyramid, ids=(3, 5, 7, 9), windows=(3, 3, 5), per_level=6, min_score=0.0)
+    assert found.score.shape == (2, 18)
+    for image in range(2):
+        peaks = slow_peaks(pyramid[0], (3, 3, 5), image)
+        of_level = ([peak for peak in peaks if peak[2][0] == level] for level in range(3))
+        expected = sorted((peak for found_there in of_level for peak in found_there[:6]), reverse=True)
+        there = found.score[image] > 0
+        assert found.mask[image, there].tolist() == [place for _, _, place in expected]
 
 
 PROBABILITY = torch.tensor([[0.9, 0.6, 0.3, 0.1], [0.2, 0.5, 0.2, 0.8]])  # [R=2, 4 positions]
@@ -107,9 +166,9 @@ MASK_KERNELS = torch.tensor([1.0, 2.0, 4.0, 8.0])
 def regions_found(*, adaptive: bool, min_score: float = 0.1, ids: tuple[int, ...] = (0, 1)) -> Kernels:
     """Category 0 wins positions 0, 1, 2 and is confident at 0 and 1; category 1 wins position 3."""
     return region_kernels(
-        PROBABILITY.logit().reshape(1, 2, 1, 4),
-        MASK_KERNELS.reshape(1, 1, 1, 4),
-        10 * MASK_KERNELS.reshape(1, 1, 1, 4),
+        [PROBABILITY.logit().reshape(1, 2, 1, 4)],
+        MASK_KERNELS.reshape(1, 1, 4),
+        10 * MASK_KERNELS.reshape(1, 1, 4),
         torch.tensor(ids),
         adaptive=adaptive,
         min_probability=0.4,
@@ -134,9 +193,9 @@ def test_without_adaptive_fusion_every_won_position_counts_and_the_map_area_divi
 def test_a_region_without_enough_score_or_without_a_position_was_not_found():
     assert regions_found(adaptive=True, min_score=0.6).score.tolist() == [[0.0, pytest.approx(0.8)]]
     nowhere = region_kernels(
-        torch.tensor([[[[2.0]], [[1.0]]]]),
-        torch.ones(1, 1, 1, 1),
-        torch.ones(1, 1, 1, 1),
+        [torch.tensor([[[[2.0]], [[1.0]]]])],
+        torch.ones(1, 1, 1),
+        torch.ones(1, 1, 1),
         torch.arange(2),
         adaptive=True,
         min_probability=0.4,
@@ -151,14 +210,27 @@ def test_region_channels_carry_the_categories_they_are_given():
     assert regions_found(adaptive=False, ids=(-1, 80)).category.tolist() == [[-1, 80]]
 
 
-def test_a_region_is_averaged_over_the_levels_that_have_it():
-    def level(scores: list[float], value: float) -> Kernels:
-        filled = torch.full((1, 2, 1), value)
-        return Kernels(torch.arange(2)[None], torch.tensor([scores]), filled, filled)
+@pytest.mark.parametrize("adaptive", [True, False])
+def test_a_region_is_averaged_over_the_levels_that_have_it(adaptive):
+    """A level that wins no position for it, or whose score is too low, does not count."""
+    generator = torch.Generator().manual_seed(5)
+    logits = [2 * torch.randn(2, 4, *size, generator=generator) for size in ((6, 8), (3, 4), (2, 2), (1, 1))]
+    mask_kernels, depth_kernels = (
+        [torch.randn(2, size, *level.shape[2:], generator=generator) for level in logits] for size in (3, 5)
+    )
 
-    fused = fuse_regions([level([0.4, 0.0], 1.0), level([0.8, 0.0], 3.0), level([0.0, 0.0], 100.0)])
-    torch.testing.assert_close(fused.score, torch.tensor([[0.6, 0.0]]))
-    assert fused.mask[0, 0].item() == 2.0
+    def found(levels: slice) -> Kernels:
+        maps = (side_by_side(kernels[levels]) for kernels in (mask_kernels, depth_kernels))
+        ids = torch.arange(4)
+        return region_kernels(logits[levels], *maps, ids, adaptive=adaptive, min_probability=0.6, min_score=0.5)
+
+    together, alone = found(slice(None)), [found(slice(level, level + 1)) for level in range(4)]
+    present = torch.stack([level.score > 0 for level in alone])[..., None].float()  # [L, B, R, 1]
+    assert 0 < present.mean() < 1
+    for index in (1, 2, 3):
+        each = torch.stack([level[index].view(2, 4, -1) for level in alone])
+        mean = (present * each).sum(dim=0) / present.sum(dim=0).clamp(min=1)
+        torch.testing.assert_close(together[index].view(2, 4, -1), mean)
 
 
 def test_sorting_keeps_rows_together():

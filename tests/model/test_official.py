@@ -17,16 +17,14 @@ from torch import Tensor
 from panoptic_depth_model.import_official import import_state
 from panoptic_depth_model.kernels import (
     Kernels,
-    concatenate,
     dynamic_convolution,
-    fuse_regions,
     fuse_things,
     region_kernels,
-    sort_by_score,
+    side_by_side,
     thing_kernels,
 )
 from panoptic_depth_model.merge import mask_quality
-from panoptic_depth_model.panoptic_depth import CENTER_WINDOWS, Inference, Maps, PanopticDepth
+from panoptic_depth_model.panoptic_depth import CENTER_WINDOWS, Inference, LevelMaps, Maps, PanopticDepth
 from panoptic_depth_model.resampling import cropped, upsampled
 
 DATA = Path(__file__).parents[1] / "data" / "panoptic_depth"
@@ -96,26 +94,25 @@ def run(official_shapes) -> Run:
         maps = Maps([network.level_maps(level) for level in pyramid[1:]], *network.embedding_head(semantic))
         names = ("res2", "res3", "res4", "res5", "p2", *LEVELS, "sem_fpn", "mask_embedding")
         features = dict(zip(names, (*stages, *pyramid, semantic, maps.mask_embedding), strict=True))
-        candidates = [things_of(network, maps, i) for i in range(5)]
-        together = concatenate(candidates)
+        candidates = [things_of(network, maps.levels[i : i + 1], CENTER_WINDOWS[i : i + 1]) for i in range(5)]
+        together = things_of(network, maps.levels, CENTER_WINDOWS)
         together = together._replace(mask=network.embed_things(together.mask))
-        fused = fuse_things(
-            sort_by_score(together, together.score.shape[1]), network.config.decisions.min_similarity
-        )
+        fused = fuse_things(together, network.config.decisions.min_similarity)
         # The same steps in one call, as everybody else runs them.
         inference = network.infer(pixels, (HEIGHT, WIDTH))
     return Run(network, {name: feature[0] for name, feature in features.items()}, maps, candidates, fused, inference)
 
 
-def things_of(network: PanopticDepth, maps: Maps, index: int) -> Kernels:
-    level, decisions = maps.levels[index], network.config.decisions
+def things_of(network: PanopticDepth, levels: list[LevelMaps], windows: tuple[int, ...]) -> Kernels:
+    decisions = network.config.decisions
     return thing_kernels(
-        level.centers,
-        level.mask_kernels,
-        level.depth_kernels,
+        [level.centers for level in levels],
+        side_by_side([level.mask_kernels for level in levels]),
+        side_by_side([level.depth_kernels for level in levels]),
         network.thing_ids,
-        window=CENTER_WINDOWS[index],
-        count=decisions.centers_per_level,
+        windows=windows,
+        per_level=decisions.centers_per_level,
+        count=decisions.max_centers,
         min_score=decisions.min_center_score,
     )
 
@@ -168,9 +165,9 @@ def test_the_same_regions_are_found_on_every_level(run, official):
     decisions = run.network.config.decisions
     for name, level in zip(LEVELS, run.maps.levels, strict=True):
         found = region_kernels(
-            level.regions,
-            level.mask_kernels,
-            level.depth_kernels,
+            [level.regions],
+            level.mask_kernels.flatten(2),
+            level.depth_kernels.flatten(2),
             run.network.region_ids,
             adaptive=True,
             min_probability=decisions.min_region_probability,
@@ -286,19 +283,16 @@ def test_kernels_of_clusters_fuse_alike(fusion, case):
 
 @pytest.mark.parametrize("case", ["10", "11", "12"])
 def test_regions_fuse_alike(fusion, case):
+    """Every kernel comes from a level of one position, which its region wins with the kernel's score."""
     category, score, mask, depth = (
         torch.from_numpy(fusion[f"{case}_{name}"]) for name in ("classes", "scores", "kernels", "depth_kernels")
     )
     count = int(category.max()) + 1
-    levels = []
-    for row in range(len(score)):  # a level that has found one region alone
-        own = torch.nn.functional.one_hot(category[row].long(), count).float()[None]  # [1, R]
-        every = torch.arange(count)[None]
-        levels.append(
-            Kernels(every, own * score[row], own[..., None] * mask[row], own[..., None] * depth[row])
-        )
-    fused = fuse_regions(levels)
-    present = fused.score[0] > 0
+    own = torch.nn.functional.one_hot(category.long(), count).bool()  # [L, R]
+    logits = torch.where(own, score.logit()[:, None], -20.0)[:, None, :, None, None]  # [L, B=1, R, 1, 1]
+    maps = (list(logits), mask.T[None], depth.T[None])
+    fused = region_kernels(*maps, torch.arange(count), adaptive=True, min_probability=0.0, min_score=0.0)
+    present = fused.score[0] > 1e-6
     assert present.nonzero().flatten().tolist() == fusion[f"{case}_stuff_classes"].tolist()
     assert_close(fused.score[0, present], fusion[f"{case}_stuff_scores"], SCORES)
     assert_close(fused.mask[0, present][:, ::16], fusion[f"{case}_stuff_kernels_sub"], SCORES)

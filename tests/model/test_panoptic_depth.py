@@ -206,8 +206,10 @@ def assert_same_image(batch: Inference, index: int, single: Inference) -> None:
 def test_the_answer_is_the_sequential_merge_of_the_networks_masks(config, loud_network, images, name, label_stride):
     """On an image whose masks are decided at stride 4, as the network does."""
     config = narrow(config)[name]
-    network = loud_network(replace(config, decisions=replace(config.decisions, label_stride=label_stride)))
-    decisions = network.config.decisions
+    # Noise forms longer chains of covered things than streets do, and they must all be settled.
+    settled = replace(config.decisions, label_stride=label_stride, merge_rounds=8)
+    network = loud_network(replace(config, decisions=settled))
+    decisions, stuff = network.config.decisions, len(config.stuff_ids)
     with torch.inference_mode():
         maps = network(network.normalized(images))
         segments = network.segments(maps.levels)
@@ -224,17 +226,17 @@ def test_the_answer_is_the_sequential_merge_of_the_networks_masks(config, loud_n
             score,
             regions[image],
             found,
-            network.is_stuff,
+            torch.arange(len(found)) < stuff,
             min_probability=decisions.min_mask_probability,
             max_overlap=decisions.max_overlap,
             min_area=decisions.min_stuff_area_px / 16,
             allow_void=decisions.allow_void,
         )
-        expected = torch.cat([stays[: len(things[image])], stays[len(things[image]) :][network.stuff_rows]])
+        expected = stays[: len(things[image]) + stuff]
         assert torch.equal(choice.score[image] > 0, expected)
         assert expected.sum() > 2
         if label_stride == 4:
-            assert torch.equal(choice.labels[image], network.table_label[labels])
+            assert torch.equal(choice.labels[image], labels)
 
 
 def test_a_thing_with_a_sure_center_and_an_unsure_mask_is_refused(config, loud_network, network, images):

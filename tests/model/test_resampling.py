@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from panoptic_depth_model.resampling import between, interleaved, repeated, upsampled, upsampled_rows
+from panoptic_depth_model.resampling import between, box_mean, interleaved, repeated, upsampled, upsampled_rows
 
 
 @pytest.mark.parametrize("stride", [1, 2, 4])
@@ -25,13 +25,21 @@ def test_rows_of_a_part_of_the_image_are_sampled_there():
     torch.testing.assert_close(upsampled_rows(maps, rows[:, :5, :3], 4, 2), whole[:, :10, :6])
 
 
-@pytest.mark.parametrize("factor", [1, 2, 4])
+@pytest.mark.parametrize("factor", [2, 4])
 @pytest.mark.parametrize("size", [(3, 5), (1, 2), (6, 1)])
 def test_interleaving_the_maps_between_gives_bilinear_upsampling(size, factor):
     maps = torch.randn(2, 3, *size)
     parts = [between(row, factor, 3) for row in between(maps, factor, 2)]
     channels = [interleaved([[part[:, channel] for part in row] for row in parts]) for channel in range(3)]
-    torch.testing.assert_close(torch.stack(channels, dim=1), upsampled(maps, factor))
+    torch.testing.assert_close(torch.stack(channels, dim=1) / (2 * factor) ** 2, upsampled(maps, factor))
+
+
+@pytest.mark.parametrize("window", [3, 5])
+@pytest.mark.parametrize("size", [(9, 12), (1, 2)])
+def test_a_box_mean_is_average_pooling_with_zeros_around(size, window):
+    maps = torch.randn(2, 3, *size)
+    expected = torch.nn.functional.avg_pool2d(maps, window, stride=1, padding=window // 2)
+    torch.testing.assert_close(box_mean(maps, window), expected)
 
 
 @pytest.mark.parametrize("factor", [1, 2, 4])

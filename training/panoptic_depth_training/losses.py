@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from panoptic_depth_model.depth import T1, DepthScale
-from panoptic_depth_model.kernels import dynamic_convolution, gather_positions
+from panoptic_depth_model.kernels import dynamic_convolution, gather_positions, side_by_side
 from panoptic_depth_model.panoptic_depth import LevelMaps, Maps, PanopticDepth
 from panoptic_depth_training.pixel_heads import PixelErrors, PixelHeads
 from panoptic_depth_training.targets import LevelTargets, RegionMaps, Targets, region_maps, spread_over_levels
@@ -149,8 +149,7 @@ def pixel_head_errors(
 
 def flattened(levels: list[LevelMaps]) -> FlatMaps:
     """The maps of all levels side by side."""
-    parts = zip(*levels, strict=True)
-    return FlatMaps(*(torch.cat([level.flatten(2) for level in part], dim=2) for part in parts))
+    return FlatMaps(*(side_by_side(part) for part in zip(*levels, strict=True)))
 
 
 def map_size(maps: Tensor) -> tuple[int, int]:
@@ -275,7 +274,8 @@ def depth_errors(
         return depth_error(pixels), none, none
 
     # The region of a thing category spans many things, so it has no depth of its own.
-    amorphous = SupervisedKernels(*(part.index_select(1, network.stuff_rows) for part in stuff))
+    stuff_rows = network.stuff_first[: len(network.config.stuff_ids)]
+    amorphous = SupervisedKernels(*(part.index_select(1, stuff_rows) for part in stuff))
     thing_sums = segment_errors(things, 0.0, maps.depth_embedding, targets.depth, scale)
     stuff_sums = segment_errors(amorphous, 0.5, maps.depth_embedding, targets.depth, scale)
     return (
