@@ -21,7 +21,7 @@ from panoptic_depth_training.datasets.cityscapes_dvps import CityscapesDvps
 from panoptic_depth_training.datasets.frames import FrameFolder
 from panoptic_depth_training.datasets.label_clips import LabelClips
 from panoptic_depth_training.datasets.labeled import EXACT, DataError, LabeledImages, Supervision
-from panoptic_depth_training.datasets.semkitti_dvps import SEMANTIC_KITTI, SemKittiDvps
+from panoptic_depth_training.datasets.semkitti_dvps import SEMANTIC_KITTI, SemKittiDvps, small_numbers
 from panoptic_depth_training.datasets.sources import list_images, open_images, parse_source, split_weight
 from panoptic_depth_training.output_files import write_whole
 
@@ -229,8 +229,25 @@ def test_semkitti_knows_its_own_categories_and_the_focal_length(tmp_path):
 def test_semkitti_instances_beyond_three_digits_get_free_numbers(tmp_path):
     ids = stripes(semkitti_tree(tmp_path)[0].panoptic_ids, 4)
     assert ids[:2] == [0, 3]  # no instance, and one that fits
-    assert ids[2] == 999
+    assert ids[2] == 4711 % 999
     assert ids[3] == SEMANTIC_KITTI.names.index("road") * 1000  # stuff has none
+
+
+def test_a_large_instance_number_becomes_the_same_small_one_in_every_image():
+    file = Path("instance.png")
+    alone = small_numbers(np.array([0, 4711, 3], np.uint16), file)
+    with_others = small_numbers(np.array([4711, 65535, 12, 999, 1998], np.uint16), file)
+    assert alone.tolist() == [0, 4711 % 999, 3]
+    assert with_others.tolist() == [4711 % 999, 65535 % 999, 12, 999, 1]  # 0 is no number, and 999 was taken
+    crowded = small_numbers(np.array([715, 716, 4711, 5710], np.uint16), file)
+    assert crowded.tolist() == [715, 716, 717, 718]
+
+
+def test_a_thousand_instances_in_an_image_are_refused():
+    full = np.arange(5000, 5999, dtype=np.uint16)
+    assert sorted(small_numbers(full, Path("instance.png"))) == list(range(1, 1000))
+    with pytest.raises(DataError, match=r"instance.png: 1000 instances; expected fewer than 1000"):
+        small_numbers(np.arange(5000, 6000, dtype=np.uint16), Path("instance.png"))
 
 
 def test_semkitti_pixels_without_a_label_judge_nothing(tmp_path):

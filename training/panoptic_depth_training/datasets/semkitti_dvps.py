@@ -56,8 +56,8 @@ _REMEDY = "extract SemKITTI-DVPS again"
 class SemKittiDvps:
     """video_sequence/SPLIT/SSSSSS_FFFFFF_{leftImg8bit,gtFine_class,gtFine_instance,depth_FOCAL}.png.
 
-    Most pixels have no label, and that says nothing about them. Instance numbers above 999 do not fit a panoptic id:
-    they get free numbers image by image, so such an instance does not keep its id along the sequence.
+    Most pixels have no label, and that says nothing about them. Instance numbers above 999 do not fit a panoptic id;
+    they are made small (`small_numbers`), and change along a sequence only where two instances claim one number.
     """
 
     taxonomy = SEMANTIC_KITTI
@@ -108,14 +108,19 @@ class SemKittiDvps:
 
 
 def small_numbers(numbers: np.ndarray, path: Path) -> np.ndarray:
-    """The instance numbers [N] uint16 with those above 999 replaced by the highest ones that nobody has."""
+    """The instance numbers [N] uint16 with those above 999 replaced by free ones, each by the same in every image.
+
+    It is the number modulo 999; only where somebody else in the image has that, the next free one.
+    """
     present = np.unique(numbers)
-    large = present[present >= LABEL_DIVISOR]
-    if not len(large):
-        return numbers
-    free = np.setdiff1d(np.arange(1, LABEL_DIVISOR), present)[::-1]
-    if len(large) > len(free):
-        raise DataError(f"{path}: {len(present)} instances; expected fewer than {LABEL_DIVISOR} in an image: {_REMEDY}")
+    if (count := np.count_nonzero(present)) >= LABEL_DIVISOR:
+        raise DataError(f"{path}: {count} instances; expected fewer than {LABEL_DIVISOR} in an image: {_REMEDY}")
+    taken = set(present[present < LABEL_DIVISOR].tolist())
     table = np.arange(VOID_PANOPTIC_ID + 1, dtype=np.uint16)
-    table[large] = free[: len(large)]
+    for number in present[present >= LABEL_DIVISOR].tolist():
+        small = number % (LABEL_DIVISOR - 1)
+        while small == 0 or small in taken:
+            small = (small + 1) % LABEL_DIVISOR
+        table[number] = small
+        taken.add(small)
     return table[numbers]
