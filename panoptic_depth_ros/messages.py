@@ -135,7 +135,9 @@ def _rgb_by_cv_bridge(message: Any, encoding: str) -> np.ndarray:
         ) from error
     try:
         return np.asarray(CvBridge().imgmsg_to_cv2(message, "rgb8"))
-    except (CvBridgeError, KeyError) as error:
+    except (CvBridgeError, KeyError, ImportError, AttributeError) as error:
+        # The last two: cv_bridge's compiled half does not import under another major release of NumPy than it was built
+        # with, and NumPy 2 no longer has what swaps the bytes of big-endian images.
         raise MessageError(f"image encoding {encoding!r}: cv_bridge cannot convert it to rgb8 ({error})") from error
 
 

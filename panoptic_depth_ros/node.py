@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -66,6 +67,7 @@ CAMERA_INFO = "~/input/camera_info"
 PANOPTIC_INFO_TOPIC, LABEL_INFO_TOPIC = "~/output/panoptic_info", "~/output/label_info"
 
 # Inputs take what any sensor offers; outputs are reliable, so that every subscriber, RViz too, can connect.
+# rclpy writes a topic's overrides into the profile that it is given: give it a copy.
 INPUT_QOS = QoSProfile(depth=1, history=HistoryPolicy.KEEP_LAST, reliability=ReliabilityPolicy.BEST_EFFORT)
 OUTPUT_QOS = QoSProfile(depth=1, history=HistoryPolicy.KEEP_LAST, reliability=ReliabilityPolicy.RELIABLE)
 LATCHED_QOS = QoSProfile(
@@ -176,7 +178,7 @@ class PanopticDepthNode(Node):
             self.get_logger().warning(f"{topic} is off: {error}")
             return None
         overriding = QoSOverridingOptions.with_default_policies()
-        return self.create_publisher(message_type, topic, qos, qos_overriding_options=overriding)
+        return self.create_publisher(message_type, topic, copy(qos), qos_overriding_options=overriding)
 
     def _subscribe(self) -> dict[str, Subscription]:
         self._listen(CameraInfo, CAMERA_INFO, self._on_camera_info)
@@ -190,7 +192,8 @@ class PanopticDepthNode(Node):
 
     def _listen(self, message_type: Any, topic: str, callback: Callable[[Any], None]) -> Subscription:
         overriding = QoSOverridingOptions.with_default_policies()
-        return self.create_subscription(message_type, topic, callback, INPUT_QOS, qos_overriding_options=overriding)
+        qos = copy(INPUT_QOS)
+        return self.create_subscription(message_type, topic, callback, qos, qos_overriding_options=overriding)
 
     # ---- the executor's thread ----
 

@@ -50,10 +50,17 @@ class RecordingError(ValueError):
 _RESTORE = "restore what is whole with 'mcap recover' or 'ros2 bag reindex', or record it again"
 
 
+def _common_messages() -> Stores:
+    """Those of the ROS release that is sourced, Humble's where none is: sensor_msgs/Range, say, got a field since."""
+    distro = os.environ.get("ROS_DISTRO") or "humble"
+    # Rolling, and releases that rosbags does not know yet, are nearest to its latest.
+    return Stores.__members__.get(f"ROS2_{distro.upper()}", Stores.LATEST)
+
+
 @cache
 def typestore() -> Typestore:
     """ROS 2's common messages, ours, and those of vision_msgs that we publish."""
-    store = get_typestore(Stores.ROS2_HUMBLE)
+    store = get_typestore(_common_messages())
     definitions = dict(_VISION_MSGS)
     for name in ("PanopticInfo", "PanopticSegments"):
         definitions[f"panoptic_depth/msg/{name}"] = share_path("msg", f"{name}.msg").read_text()

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 import zlib
 from array import array
 from collections.abc import Callable, Iterable
@@ -203,6 +204,25 @@ def test_an_unknown_encoding_is_named_together_with_those_known(encoding: str) -
         rgb_from_image(image(encoding, [bytes(6)], 2))
     if "cannot be imported" in str(error.value):
         assert "rgb8, bgr8" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ImportError("numpy.core.multiarray failed to import"),  # built with another major release of NumPy
+        AttributeError("`newbyteorder` was removed from the ndarray class in NumPy 2.0"),
+    ],
+)
+def test_a_cv_bridge_that_does_not_fit_numpy_costs_one_named_frame(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class CvBridge:
+        def imgmsg_to_cv2(self, message: Any, encoding: str) -> np.ndarray:
+            raise error
+
+    monkeypatch.setitem(sys.modules, "cv_bridge", SimpleNamespace(CvBridge=CvBridge, CvBridgeError=TypeError))
+    with pytest.raises(MessageError, match=f"'nv21': cv_bridge cannot convert it to rgb8 .*{error.args[0][:9]}"):
+        rgb_from_image(image("nv21", [bytes(6)], 2))
 
 
 # ---- compressed images ----------------------------------------------------------------------------------------------

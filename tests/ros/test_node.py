@@ -319,6 +319,25 @@ def test_outputs_are_reliable_the_info_is_latched_and_inputs_take_any_sensor(nod
     assert len(info.name) == len(info.is_thing) == len(info.category) == len(info.color) // 3 > 0
 
 
+def test_a_topics_qos_override_holds_for_that_topic_only(engine: Any) -> None:
+    from rclpy.parameter import Parameter
+
+    from panoptic_depth_ros.node import PanopticDepthNode
+
+    depth_of = "qos_overrides.{}.{}.depth".format
+    segments, image = f"{OUTPUT}/segments", "/panoptic_depth/input/image"  # the first of their kind in the node
+    overrides = [Parameter(depth_of(segments, "publisher"), value=7)]
+    overrides += [Parameter(depth_of(image, "subscription"), value=3)]
+    node = PanopticDepthNode(engine, parameter_overrides=overrides)
+    try:
+        outputs = {name: node.get_parameter(depth_of(f"{OUTPUT}/{name}", "publisher")).value for name in TOPICS}
+        inputs = [node.get_parameter(depth_of(topic, "subscription")).value for topic in (image, f"{image}/compressed")]
+    finally:
+        node.destroy_node()
+    assert outputs == {**dict.fromkeys(TOPICS, 1), "segments": 7}
+    assert inputs == [3, 1]
+
+
 def test_every_bad_input_is_named_without_flooding_and_the_node_goes_on(node: Process, peer: Peer) -> None:
     rgb = np.full((HEIGHT, WIDTH, 3), 90, np.uint8)
     peer.listen(Image, f"{OUTPUT}/semantic")

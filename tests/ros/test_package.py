@@ -8,6 +8,7 @@ import dataclasses
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,45 @@ def test_every_ros_package_that_the_code_imports_is_declared() -> None:
 def test_every_message_is_generated() -> None:
     build = (ROOT / "CMakeLists.txt").read_text()
     assert set(re.findall(r'"msg/(\w+)\.msg"', build)) == {path.stem for path in (ROOT / "msg").glob("*.msg")}
+
+
+# What the build asks of ROS, reduced to the target that it changes; where that exports headers differs by release.
+ROS_FOR_CMAKE = """
+function(rosidl_generate_interfaces name)
+  file(WRITE ${CMAKE_BINARY_DIR}/generated.c "int generated(void) { return 0; }")
+  add_library(${name}__rosidl_generator_py SHARED ${CMAKE_BINARY_DIR}/generated.c)
+  target_include_directories(${name}__rosidl_generator_py %s)
+  install(TARGETS ${name}__rosidl_generator_py EXPORT generated LIBRARY DESTINATION lib)
+  install(EXPORT generated DESTINATION share FILE generated.cmake)
+endfunction()
+macro(ament_python_install_package)
+endmacro()
+macro(ament_export_dependencies)
+endmacro()
+macro(ament_package)
+endmacro()
+"""
+
+
+@pytest.mark.skipif(not (shutil.which("cmake") and shutil.which("c++")), reason="needs cmake and a compiler")
+@pytest.mark.parametrize(
+    "headers",
+    [
+        "PRIVATE /usr/include",
+        "PUBLIC /usr/include",
+        f"PUBLIC {ROOT}/.venv/include",
+        f"PUBLIC /usr/include {ROOT}/.venv/include",
+    ],
+)
+def test_the_build_is_configured_wherever_the_generated_library_exports_headers(tmp_path: Path, headers: str) -> None:
+    for name in ("ament_cmake", "ament_cmake_python", "rosidl_default_generators", "std_msgs"):
+        config = tmp_path / "ros" / "share" / name / "cmake" / f"{name}Config.cmake"
+        config.parent.mkdir(parents=True)
+        config.write_text(ROS_FOR_CMAKE % headers if name == "rosidl_default_generators" else "")
+    command = ["cmake", "-S", str(ROOT), "-B", str(tmp_path / "build"), f"-DCMAKE_PREFIX_PATH={tmp_path / 'ros'}"]
+    environment = {name: value for name, value in os.environ.items() if name != "CMAKE_PREFIX_PATH"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.fixture

@@ -340,3 +340,17 @@ def test_a_bag_explains_our_messages_to_readers_that_never_heard_of_them(tmp_pat
     assert info.name == ["road", "sky", "car", "person"]
     assert info.label_divisor == 1000
     assert (list(segments.id), list(segments.score), list(segments.area)) == ([3002], [0.5], [9])
+
+
+@pytest.mark.parametrize(
+    ("distro", "has_variance"),
+    [("", False), ("humble", False), ("jazzy", True), ("kilted", True), ("rolling", True), ("a_later_one", True)],
+)
+def test_messages_are_written_as_the_sourced_release_defines_them(
+    monkeypatch: pytest.MonkeyPatch, distro: str, has_variance: bool
+) -> None:
+    monkeypatch.setenv("ROS_DISTRO", distro)
+    store = typestore.__wrapped__()
+    names = [name for name, _ in store.fielddefs["sensor_msgs/msg/Range"][1]]  # variance came with Iron
+    assert ("variance" in names) == has_variance
+    assert {PANOPTIC_INFO, PANOPTIC_SEGMENTS, "vision_msgs/msg/LabelInfo"} <= store.types.keys()
