@@ -177,26 +177,28 @@ class Acceptance:
         self.size = f"{options.height}x{options.width}"
         self.sources = (f"{RENDERED}:{options.count}:{self.size}", *options.images)
         self.weights = dict(pair.split("=", 1) for pair in options.weights)
+        if strange := set(self.weights) - set(options.presets):
+            raise ValueError(f"--weights names {', '.join(sorted(strange))}; tested are {', '.join(options.presets)}")
+        self.images = images_for(self.sources, options.count, options.height, options.width)
         self.rows: list[tuple[str, ...]] = []
         self.problems: list[str] = []
 
     def run(self, folder: Path, console: Console) -> None:
         options = self.options
         calibration = options.calibration or f"{CALIBRATION}:{self.size}"
-        images = images_for(self.sources, options.count, options.height, options.width)
         for preset in options.presets:
             console.print(f"{preset} in PyTorch ...", highlight=False)
-            tested = subject(preset, Path(self.weights[preset]) if preset in self.weights else None, images, folder)
+            weights = Path(self.weights[preset]) if preset in self.weights else None
+            tested = subject(preset, weights, self.images, folder)
             for precision in (p for p in options.precisions if preset not in NO_INT8 or not is_int8(p)):
                 console.print(f"{preset} {precision} ...", highlight=False)
                 self.rows.append(row(tested, precision, calibration, folder, self.problems))
 
-    def figures(self) -> Figures:
-        options = self.options
+    def figures(self, is_whole: bool) -> Figures:
         header = ("preset", "precision", "MB", "ONNX Runtime", "OpenVINO", f"TensorRT for {GPU}")
         title = (
-            f"{options.count} images each, {self.size}, of {', '.join(self.sources)}; "
-            f"trained: {', '.join(self.weights) or 'none'}"
+            f"{len(self.images)} images {self.size} of {', '.join(self.sources)}; "
+            f"trained: {', '.join(self.weights) or 'none'}{'' if is_whole else '; not ended'}"
         )
         note = "engines against PyTorch in float32: equal pixels; relative difference of depth, median and 99 %"
         return Figures(title, header, self.rows, (note,))
@@ -219,24 +221,29 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     options, machine = parse_arguments(arguments), this_machine()
     console, progress = Console(width=None if sys.stdout.isatty() else FILE_WIDTH), Console(stderr=True)
-    acceptance, stopped = Acceptance(options), False
+    status = INTERRUPTED
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            acceptance.run(Path(folder), progress)
+        acceptance = Acceptance(options)
     except (ValueError, OSError) as error:
         print(f"acceptance: {error}", file=sys.stderr)
         return 2
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            acceptance.run(Path(folder), progress)
+        status = int(any("!" in cell for cells in acceptance.rows for cell in cells))
+    except (ValueError, OSError) as error:
+        print(f"acceptance: {error}", file=sys.stderr)
+        status = 2
     except KeyboardInterrupt:
-        stopped = True
+        pass  # what was done is still worth knowing
     if acceptance.rows:
-        figures = acceptance.figures()
+        figures = acceptance.figures(is_whole=status < 2)
         console.print("\n".join(machine.lines()), highlight=False)
         console.print(figures.table())
         console.print("\n".join(acceptance.problems), highlight=False)
         if options.save:
             console.print(f"added to {save(machine.processor, machine, [figures])}")
-    failed = any("!" in cell for cells in acceptance.rows for cell in cells)
-    return INTERRUPTED if stopped else int(failed)
+    return status
 
 
 if __name__ == "__main__":

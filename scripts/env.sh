@@ -16,7 +16,7 @@ panoptic_depth_env() {
         libraries=$(find "$site" -maxdepth 1 -name 'ros_*.libs' | paste -sd: -)
         export LD_LIBRARY_PATH="$root/.venv/lib:$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
         export AMENT_PREFIX_PATH="$root/.venv" CMAKE_PREFIX_PATH="$root/.venv"
-        export _ROS_WHEELS_BOOTSTRAP_COMPLETE=1
+        export _ROS_WHEELS_BOOTSTRAP_COMPLETE=1 ROS_DISTRO="${ROS_DISTRO:-kilted}"
     fi
     if [ -f "$root/.venv/colcon/install/local_setup.sh" ]; then
         . "$root/.venv/colcon/install/local_setup.sh"

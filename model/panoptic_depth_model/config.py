@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from panoptic_depth_model.depth import RELEASED, DepthScale
 
 EMBEDDING_STRIDE = 4
+MAX_TOPK = 3840  # of TensorRT
 SOME_THING = -1  # a region channel that stands for all things together, as PanopticFCN's first
 
 
@@ -29,6 +30,13 @@ class Decisions:
     merge_rounds: int = 8
     label_stride: int = 1  # pixel grid on which the best segment is picked; 1, 2 or 4
     allow_void: bool = False  # whether a pixel that no segment has painted stays void
+
+    def __post_init__(self) -> None:
+        for name in ("centers_per_level", "max_centers", "max_things"):
+            if not 1 <= getattr(self, name) <= MAX_TOPK:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected 1 to {MAX_TOPK}")
+        if self.label_stride not in (1, 2, EMBEDDING_STRIDE):
+            raise ValueError(f"label_stride is {self.label_stride}; expected 1, 2 or {EMBEDDING_STRIDE}")
 
 
 @dataclass(frozen=True)
@@ -63,10 +71,10 @@ class PanopticDepthConfig:
     def __post_init__(self) -> None:
         if not all(0 <= category < self.num_categories for category in self.thing_ids):
             raise ValueError(f"thing ids {self.thing_ids} are not all below {self.num_categories} categories")
+        if len(set(self.regions)) < len(self.regions):
+            raise ValueError(f"region_ids {self.region_ids} name a category twice; expected one channel for each")
         if missing := set(self.stuff_ids) - set(self.regions):
             raise ValueError(f"region_ids {self.region_ids} lack the stuff categories {sorted(missing)}")
-        if self.decisions.label_stride not in (1, 2, EMBEDDING_STRIDE):
-            raise ValueError(f"label_stride is {self.decisions.label_stride}; expected 1, 2 or {EMBEDDING_STRIDE}")
 
     @property
     def stuff_ids(self) -> tuple[int, ...]:
@@ -133,8 +141,8 @@ PRESETS = {
         embedding=EmbeddingConfig(width=128, shared=True),
         decisions=Decisions(min_center_score=0.05, label_stride=2),
     ),
-    # Small enough for a laptop's processor; every map is a quarter of the paper's width. Its tables are small, too:
-    # on 320 frames, rendered and real, at most 102 centers and 20 things were in question, and 3 rounds of merging did.
+    # Small enough for a laptop's processor; every map is a quarter of the paper's width, and its tables are as small as
+    # frames of 256x512 allow (model/README.md).
     "compact": PanopticDepthConfig(
         num_categories=19,
         thing_ids=CITYSCAPES_THINGS,

@@ -9,7 +9,6 @@ image size alone, so the exported graph needs no data-dependent operator.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -35,43 +34,38 @@ def side_by_side(levels: Sequence[Tensor]) -> Tensor:
 
 def thing_kernels(
     center_logits: Sequence[Tensor],
-    mask_kernels: Tensor,
-    depth_kernels: Tensor,
+    mask_kernels: Sequence[Tensor],
+    depth_kernels: Sequence[Tensor],
     thing_ids: Tensor,
     *,
     windows: Sequence[int],
-    per_level: int,
     count: int,
     min_score: float,
 ) -> Kernels:
-    """Kernels at the best center peaks in falling score: up to `per_level` of each pyramid level, `count` of all.
+    """Kernels at the best `count` center peaks of every pyramid level, level after level.
 
     Args:
-        center_logits: [B, T, h, w] of every level.
-        mask_kernels, depth_kernels: [B, C or D, P], the levels side by side.
+        center_logits, mask_kernels, depth_kernels: [B, T or C or D, h, w] of every level.
         thing_ids: [T], the categories of the center channels.
         windows: of `center_peaks`, for every level.
     """
     areas = [logits.shape[2] * logits.shape[3] for logits in center_logits]
     best = [
-        center_peaks(logits, window).flatten(1).topk(min(per_level, area), dim=1)
+        center_peaks(logits, window).flatten(1).topk(min(count, area), dim=1)
         for logits, window, area in zip(center_logits, windows, areas, strict=True)
     ]
-    score, index = (torch.cat(parts, dim=1) for parts in zip(*best, strict=True))  # [B, all peaks]
-    level = [number for number, (found, _) in enumerate(best) for _ in range(found.shape[1])]
-    area, start = (  # of the level of every peak: its positions, and those of the levels before
-        torch.tensor([values[number] for number in level], device=index.device)
-        for values in (areas, [0, *accumulate(areas)])
-    )
-    thing = torch.div(index, area, rounding_mode="floor")
-    position = start + index - thing * area
-    score, order = score.topk(min(count, score.shape[1]), dim=1)  # [B, N]
-    thing, position = thing.gather(1, order), position.gather(1, order)
+    score, index = (torch.cat(parts, dim=1) for parts in zip(*best, strict=True))  # [B, N]
+    counts = [found.shape[1] for found, _ in best]
+    area = torch.cat([index.new_full((n,), area) for n, area in zip(counts, areas, strict=True)])  # [N], of its level
+    # Comparisons, for engines divide integers as floats: OpenVINO takes a few quotients for the next lower number.
+    channel = torch.arange(1, len(thing_ids), device=index.device)
+    thing = (index[..., None] >= area[:, None] * channel).sum(dim=2)
+    position = (index - thing * area).split(counts, dim=1)
     return Kernels(
         category=thing_ids.index_select(0, thing.flatten()).view_as(thing),
         score=torch.where(score > min_score, score, 0.0),
-        mask=gather_positions(mask_kernels, position),
-        depth=gather_positions(depth_kernels, position),
+        mask=torch.cat([gather_positions(*level) for level in zip(mask_kernels, position, strict=True)], dim=1),
+        depth=torch.cat([gather_positions(*level) for level in zip(depth_kernels, position, strict=True)], dim=1),
     )
 
 
@@ -88,8 +82,8 @@ def center_peaks(center_logits: Tensor, window: int) -> Tensor:
 
 def region_kernels(
     region_logits: Sequence[Tensor],
-    mask_kernels: Tensor,
-    depth_kernels: Tensor,
+    mask_kernels: Sequence[Tensor],
+    depth_kernels: Sequence[Tensor],
     region_ids: Tensor,
     *,
     adaptive: bool,
@@ -103,37 +97,40 @@ def region_kernels(
     positions. Otherwise, as in PanopticFCN, all won positions count, and kernels are divided by the area of the level,
     so that a region's size scales its kernel.
 
-    All levels are summed in one product, in which a position weighs as much as its level's mean gives it.
-
     Args:
-        region_logits: [B, R, h, w] of every level.
-        mask_kernels, depth_kernels: [B, C or D, P], the levels side by side.
+        region_logits, mask_kernels, depth_kernels: [B, R or C or D, h, w] of every level.
         region_ids: [R], the categories of the region channels.
     """
+    areas = [logits.shape[2] * logits.shape[3] for logits in region_logits]
     probability = side_by_side(region_logits).sigmoid()  # [B, R, P]
     winner = probability.argmax(dim=1, keepdim=True)  # [B, 1, P]
     channel = torch.arange(probability.shape[1], device=winner.device)
     won = (winner == channel[:, None]).to(probability.dtype)
     confident = torch.where(probability >= min_probability, won, 0.0) if adaptive else won
 
-    areas = [logits.shape[2] * logits.shape[3] for logits in region_logits]
-    level = [number for number, area in enumerate(areas) for _ in range(area)]
-    on_level = F.one_hot(torch.tensor(level, device=winner.device), len(areas)).to(probability.dtype)  # [P, L]
-    won_count = (won @ on_level).clamp(min=1)  # [B, R, L]
-    if adaptive:
-        mask_area, depth_area = won_count, (confident @ on_level).clamp(min=1)
-    else:
-        mask_area = depth_area = on_level.sum(dim=0)
-    score = (confident * probability) @ on_level / won_count
+    parts = torch.cat([won, confident, confident * probability], dim=1).split(areas, dim=2)
+    sums = torch.stack([part.sum(dim=2) for part in parts], dim=2)  # [B, 3R, L]
+    won_count, confident_count, confidence = sums.chunk(3, dim=1)  # [B, R, L]
+    score = confidence / won_count.clamp(min=1)
     present = (score > min_score).to(score.dtype)
     share = present / present.sum(dim=2, keepdim=True).clamp(min=1)  # of a level in the mean
-    for_mask, for_depth = (confident * ((share / area) @ on_level.T) for area in (mask_area, depth_area))  # [B, R, P]
+    if adaptive:
+        mask_share, depth_share = share / won_count.clamp(min=1), share / confident_count.clamp(min=1)
+    else:
+        mask_share = depth_share = share / torch.cat([share.new_full((1,), area) for area in areas])
+    positions = confident.split(areas, dim=2)
     return Kernels(
         category=region_ids.expand(winner.shape[0], -1),
         score=(share * score).sum(dim=2),
-        mask=for_mask @ mask_kernels.mT,
-        depth=for_depth @ depth_kernels.mT,
+        mask=_sum_of_levels(mask_share, positions, mask_kernels),
+        depth=_sum_of_levels(depth_share, positions, depth_kernels),
     )
+
+
+def _sum_of_levels(share: Tensor, positions: Sequence[Tensor], kernels: Sequence[Tensor]) -> Tensor:
+    """Kernels [B, R, C] at the chosen positions [B, R, hw] of every level, weighted by its share [B, R, L]."""
+    by_level = [chosen @ maps.flatten(2).mT for chosen, maps in zip(positions, kernels, strict=True)]
+    return (share[..., None] * torch.stack(by_level, dim=2)).sum(dim=2)
 
 
 def concatenate(tables: Sequence[Kernels]) -> Kernels:
@@ -187,7 +184,7 @@ def dynamic_convolution(kernels: Tensor, embedding: Tensor) -> Tensor:
 
 
 def gather_positions(maps: Tensor, position: Tensor) -> Tensor:
-    """Columns of maps [B, C, h, w] at flat positions [B, N], as [B, N, C]."""
+    """Columns of maps [B, C, h, w] or [B, C, P] at flat positions [B, N], as [B, N, C]."""
     index = position[:, None, :].expand(-1, maps.shape[1], -1)
     return maps.flatten(2).gather(2, index).mT
 

@@ -23,7 +23,6 @@ from panoptic_depth_model.kernels import (
     dynamic_convolution,
     fuse_things,
     region_kernels,
-    side_by_side,
     sort_by_score,
     thing_kernels,
 )
@@ -187,14 +186,14 @@ class PanopticDepth(nn.Module):
         centers, _, mask_kernels, depth_kernels = zip(*levels, strict=True)
         candidates = thing_kernels(
             centers,
-            side_by_side(mask_kernels),
-            side_by_side(depth_kernels),
+            mask_kernels,
+            depth_kernels,
             self.thing_ids,
             windows=CENTER_WINDOWS,
-            per_level=decisions.centers_per_level,
-            count=decisions.max_centers,
+            count=decisions.centers_per_level,
             min_score=decisions.min_center_score,
         )
+        candidates = sort_by_score(candidates, decisions.max_centers)
         candidates = candidates._replace(mask=self.embed_things(candidates.mask))
         fused = sort_by_score(fuse_things(candidates, decisions.min_similarity), decisions.max_things)
         # A score only falls from here on (by mask quality): a center below the last threshold is out already.
@@ -206,8 +205,8 @@ class PanopticDepth(nn.Module):
         _, regions, mask_kernels, depth_kernels = zip(*levels, strict=True)
         found = region_kernels(
             regions,
-            side_by_side(mask_kernels),
-            side_by_side(depth_kernels),
+            mask_kernels,
+            depth_kernels,
             self.region_ids,
             adaptive=self.config.adaptive_fusion,
             min_probability=decisions.min_region_probability,

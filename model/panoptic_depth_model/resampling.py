@@ -69,15 +69,18 @@ def interleaved(parts: list[list[Tensor]]) -> Tensor:
 def box_mean(maps: Tensor, window: int) -> Tensor:
     """Mean over the `window` x `window` neighborhood of each pixel of [B, C, h, w]; beyond the borders are zeros.
 
-    As products with two bands of ones: ONNX Runtime's average pooling takes ten times as long.
+    As products with two band matrices: ONNX Runtime's average pooling takes 1.6 times as long for a map of 128x256, ten
+    times for one of 32x64.
     """
-    down, across = (torch.arange(length, device=maps.device) for length in maps.shape[2:])
-    bands = [((at[:, None] - at).abs() <= window // 2).to(maps.dtype) / window for at in (down, across)]
-    return bands[0] @ maps @ bands[1]
+    down, across = (torch.arange(length, device=maps.device, dtype=maps.dtype) for length in maps.shape[2:])
+    band_down, band_across = (((at[:, None] - at).abs() <= window // 2).to(at.dtype) / window for at in (down, across))
+    return band_down @ maps @ band_across
 
 
 def block_sums(maps: Tensor, size: int) -> Tensor:
     """Sum over each `size` x `size` block of [B, h, w]: [B, h / size, w / size]. Rows first, which is fastest."""
+    if size == 1:
+        return maps
     return maps.unflatten(1, (-1, size)).sum(dim=2).unflatten(2, (-1, size)).sum(dim=3)
 
 

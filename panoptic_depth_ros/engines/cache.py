@@ -39,7 +39,6 @@ def cache_folder(*parts: str) -> Path:
     Raises:
         EngineError: it cannot be made, or others could write into it.
     """
-    base = os.environ.get("XDG_CACHE_HOME", "")
     base = os.environ.get("XDG_CACHE_HOME", "")  # a relative one is to be ignored, says the XDG specification
     folder = Path(base if os.path.isabs(base) else os.path.expanduser("~/.cache"))
     try:

@@ -71,9 +71,8 @@ def open_session(model: str | bytes, device: str = "cpu", threads: int = 0) -> o
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     # Threads that spin between two frames would take the cores from the camera driver and from our own message
-    # building; within a frame a short spin spares them falling asleep between two layers.
+    # building; within a frame it spares them falling asleep between two layers.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    options.add_session_config_entry("session.intra_op.spin_duration_us", "200")
     options.log_severity_level = 3  # it warns of what it leaves unfolded
     return onnxruntime.InferenceSession(
         model, options, providers=_providers(device), disabled_optimizers=_HARMFUL_OPTIMIZERS

@@ -272,3 +272,30 @@ def test_an_engine_that_answers_otherwise_is_marked_unless_nobody_trained_the_ne
     nothing = {name: np.zeros_like(values) for name, values in half_and_half(50).items()}
     subject = acceptance.Subject("compact", Path("w.pt"), True, images, [nothing])
     assert acceptance.agreement(lambda _: Answering(nothing), Path("m"), subject, "float32").endswith("!")
+
+
+@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt(), 130), (ValueError("no such weights"), 2)])
+def test_what_was_accepted_before_an_end_is_shown(bench, monkeypatch, capsys, error, status):
+    pytest.importorskip("open3d")
+    acceptance = bench("acceptance")
+    monkeypatch.setattr(acceptance, "images_for", lambda *_: np.zeros((3, 1, 64, 64, 3), np.uint8))
+
+    def subject(preset: str, *_: object) -> str:
+        if preset == "paper":
+            raise error
+        return preset
+
+    monkeypatch.setattr(acceptance, "subject", subject)
+    monkeypatch.setattr(acceptance, "row", lambda preset, precision, *_: (preset, precision, "25.6", "", "", ""))
+    assert acceptance.main(["--presets", "compact", "paper", "--precisions", "fp16"]) == status
+    printed = capsys.readouterr()
+    assert "3 images 256x512" in printed.out
+    assert "not ended" in printed.out
+    assert "compact" in printed.out
+    assert ("no such weights" in printed.err) == (status == 2)
+
+
+def test_weights_of_a_preset_that_is_not_tested_are_refused(bench, capsys):
+    pytest.importorskip("open3d")
+    assert bench("acceptance").main(["--presets", "compact", "--weights", "vehicel=v.pt"]) == 2
+    assert "--weights names vehicel; tested are compact" in capsys.readouterr().err

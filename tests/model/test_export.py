@@ -18,6 +18,7 @@ import torch
 
 from panoptic_depth_model.convolutions import DeformableConv
 from panoptic_depth_model.deployable import Deployable
+from panoptic_depth_model.kernels import thing_kernels
 from panoptic_depth_model.panoptic_depth import PanopticDepth
 from panoptic_depth_model.weights import digest, save_weights
 from panoptic_depth_ros.engines import parity
@@ -172,19 +173,18 @@ def maps_of(path: Path, images: np.ndarray, run: Callable) -> list[np.ndarray]:
             names[part].append(name)
             model.graph.node.append(onnx.helper.make_node("Cast", node.output, [name], to=onnx.TensorProto.FLOAT))
             model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    answer = run(model.SerializeToString(), images, [name for part in WATCHED for name in names[part]])
+    answer = run(model.SerializeToString(), {INPUT: images}, [name for part in WATCHED for name in names[part]])
     return [max((answer[name] for name in names[part]), key=np.size) for part in WATCHED]
 
 
-def with_onnxruntime(model: bytes, images: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
-    session = open_session(model)
-    return dict(zip(names, session.run(names, {INPUT: images}), strict=True))
+def with_onnxruntime(model: bytes, feeds: dict[str, np.ndarray], names: list[str]) -> dict[str, np.ndarray]:
+    return dict(zip(names, open_session(model).run(names, feeds), strict=True))
 
 
-def with_openvino(model: bytes, images: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
+def with_openvino(model: bytes, feeds: dict[str, np.ndarray], names: list[str]) -> dict[str, np.ndarray]:
     openvino = pytest.importorskip("openvino")
     core = openvino.Core()
-    answer = core.compile_model(core.read_model(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(images)
+    answer = core.compile_model(core.read_model(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(feeds)
     return {name: answer[name].copy() for name in names}
 
 
@@ -200,6 +200,33 @@ def test_maps_of_an_int8_file_are_near_the_networks(precision, run, exported, im
     for part, whole, coarse in zip(WATCHED, whole_maps, coarse_maps, strict=True):
         error = np.linalg.norm(coarse - whole) / np.linalg.norm(whole - whole.mean())
         assert 1e-4 < error < 0.25, part
+
+
+class _Centers(torch.nn.Module):
+    """Things of a pyramid whose kernels say level and number of their position."""
+
+    def forward(self, *centers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        kernels = [
+            (10_000 * level + torch.arange(maps.shape[2] * maps.shape[3])).view(1, 1, *maps.shape[2:]).float()
+            for level, maps in enumerate(centers)
+        ]
+        things = torch.arange(centers[0].shape[1])
+        found = thing_kernels(centers, kernels, kernels, things, windows=(3, 3), count=50, min_score=0.05)
+        return found.category.to(torch.int32), found.mask[..., 0]
+
+
+@pytest.mark.parametrize("run", [with_onnxruntime, with_openvino])
+def test_a_center_in_the_first_pixel_of_its_channel_is_of_that_channel(run):
+    """Where an engine that divides integers as floats would take it for the last one of the channel before."""
+    centers = [torch.full((1, 8, *size), -9.0) for size in ((44, 80), (22, 40))]
+    centers[0][0, :, 0, 0] = torch.linspace(4.0, 2.0, 8)
+    names = ["category", "position"]
+    feeds = {"p3": centers[0].numpy(), "p4": centers[1].numpy()}
+    options = {"opset_version": exported_graph.OPSET, "input_names": list(feeds), "output_names": names}
+    program = torch.onnx.export(_Centers().eval(), tuple(centers), dynamo=True, **options)
+    found = run(program.model_proto.SerializeToString(), feeds, names)
+    assert found["category"][0, :8].tolist() == list(range(8))
+    assert not found["position"][0, :8].any()
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

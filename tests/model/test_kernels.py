@@ -15,7 +15,6 @@ from panoptic_depth_model.kernels import (
     dynamic_convolution,
     fuse_things,
     region_kernels,
-    side_by_side,
     sort_by_score,
     thing_kernels,
 )
@@ -80,9 +79,9 @@ def test_fusion_of_a_batch_equals_fusion_of_its_images():
 
 
 def things_found(
-    centers: list[Tensor], mask_kernels: Tensor, depth_kernels: Tensor, ids: tuple[int, ...], **options
+    centers: list[Tensor], mask_kernels: list[Tensor], depth_kernels: list[Tensor], ids: tuple[int, ...], **options
 ) -> Kernels:
-    settings = {"windows": (3,) * len(centers), "per_level": 100, "count": 500, "min_score": 0.01} | options
+    settings = {"windows": (3,) * len(centers), "count": 100, "min_score": 0.01} | options
     return thing_kernels(centers, mask_kernels, depth_kernels, torch.tensor(ids), **settings)
 
 
@@ -90,8 +89,8 @@ def test_a_center_is_found_where_its_smoothed_map_peaks():
     centers = torch.full((1, 2, 9, 12), -9.0)
     centers[0, 1, 4, 7] = 4.0  # a person at row 4, column 7
     centers[0, 1, 4, 8] = 2.0  # its neighbor is no peak
-    maps = torch.arange(9 * 12.0).reshape(1, 1, 9 * 12)
-    found = things_found([centers], maps, 2 * maps, (11, 15), min_score=0.1)
+    maps = torch.arange(9 * 12.0).reshape(1, 1, 9, 12)
+    found = things_found([centers], [maps], [2 * maps], (11, 15), min_score=0.1)
     assert (found.score > 0).sum() == 1
     assert found.category[0, 0] == 15
     assert found.mask[0, 0].tolist() == [4 * 12 + 7]
@@ -102,61 +101,55 @@ def test_a_center_is_found_where_its_smoothed_map_peaks():
 
 
 def test_a_level_with_fewer_positions_than_asked_for_gives_them_all():
-    centers = [torch.zeros(1, 3, 2, 4), torch.zeros(1, 3, 1, 2)]
-    found = things_found(centers, torch.zeros(1, 5, 10), torch.zeros(1, 6, 10), (0, 1, 2), windows=(5, 5))
+    sizes = ((2, 4), (1, 2))
+    centers, mask_kernels, depth_kernels = ([torch.zeros(1, count, *size) for size in sizes] for count in (3, 5, 6))
+    found = things_found(centers, mask_kernels, depth_kernels, (0, 1, 2), windows=(5, 5))
     assert found.mask.shape == (1, 10, 5)
 
 
 @pytest.fixture
-def pyramid() -> tuple[list[Tensor], Tensor, Tensor]:
+def pyramid() -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """Random center logits of three levels, and kernels that say level, row and column of their position."""
     generator = torch.Generator().manual_seed(7)
     sizes = [(12, 20), (6, 10), (3, 5)]
     centers = [3 * torch.randn(2, 4, *size, generator=generator) for size in sizes]
     places = [torch.stack(torch.meshgrid(*map(torch.arange, size), indexing="ij")) for size in sizes]
-    kernels = side_by_side(
-        [torch.cat([torch.full_like(place[:1], level), place])[None].float() for level, place in enumerate(places)]
-    )
-    return centers, kernels.expand(2, -1, -1), -kernels.expand(2, -1, -1)
+    kernels = [
+        torch.cat([torch.full_like(place[:1], level), place]).float().expand(2, -1, -1, -1)
+        for level, place in enumerate(places)
+    ]
+    return centers, kernels, [-maps for maps in kernels]
 
 
-def slow_peaks(centers: list[Tensor], windows: tuple[int, ...], image: int) -> list[tuple[float, int, list[float]]]:
-    """(score, thing, [level, row, column]) of all peaks of an image in falling score."""
+def slow_peaks(logits: Tensor, window: int) -> list[tuple[float, int, list[float]]]:
+    """(score, thing, [row, column]) of all peaks of a level [T, h, w] in falling score."""
+    probability = logits.sigmoid()
+    smooth = (probability + F.avg_pool2d(probability, window, stride=1, padding=window // 2)) / 2
     peaks = []
-    for level, (logits, window) in enumerate(zip(centers, windows, strict=True)):
-        probability = logits.sigmoid()[image]
-        mean = F.avg_pool2d(probability, window, stride=1, padding=window // 2)
-        smooth = (probability + mean) / 2
-        for thing, row, column in torch.cartesian_prod(*map(torch.arange, smooth.shape)).tolist():
-            around = smooth[thing, max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]
-            if smooth[thing, row, column] == around.max():
-                peaks.append((float(smooth[thing, row, column]), thing, [float(level), float(row), float(column)]))
+    for thing, row, column in torch.cartesian_prod(*map(torch.arange, smooth.shape)).tolist():
+        around = smooth[thing, max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]
+        if smooth[thing, row, column] == around.max():
+            peaks.append((float(smooth[thing, row, column]), thing, [float(row), float(column)]))
     return sorted(peaks, reverse=True)
 
 
-@pytest.mark.parametrize("count", [500, 7])
-def test_the_best_peaks_of_all_levels_are_found_in_falling_score(pyramid, count):
-    windows = (3, 3, 5)
-    found = things_found(*pyramid, ids=(3, 5, 7, 9), windows=windows, count=count, min_score=0.3)
+@pytest.mark.parametrize("count", [100, 6])
+def test_the_best_peaks_of_every_level_are_found_level_after_level(pyramid, count):
+    windows, ids = (3, 3, 5), (3, 5, 7, 9)
+    found = things_found(*pyramid, ids=ids, windows=windows, count=count, min_score=0.3)
     for image in range(2):
-        expected = [peak for peak in slow_peaks(pyramid[0], windows, image) if peak[0] > 0.3][:count]
-        score, thing, place = zip(*expected, strict=True)
+        expected = [
+            (score, ids[thing], [float(level), *place])
+            for level, (logits, window) in enumerate(zip(pyramid[0], windows, strict=True))
+            for score, thing, place in slow_peaks(logits[image], window)[:count]
+            if score > 0.3
+        ]
+        score, category, place = zip(*expected, strict=True)
         there = found.score[image] > 0
         torch.testing.assert_close(found.score[image, there], torch.tensor(score))
-        assert found.category[image, there].tolist() == [(3, 5, 7, 9)[each] for each in thing]
+        assert found.category[image, there].tolist() == list(category)
         assert found.mask[image, there].tolist() == list(place)
         assert torch.equal(found.depth[image, there], -found.mask[image, there])
-
-
-def test_a_level_gives_no_more_than_its_share_of_peaks(pyramid):
-    found = things_found(*pyramid, ids=(3, 5, 7, 9), windows=(3, 3, 5), per_level=6, min_score=0.0)
-    assert found.score.shape == (2, 18)
-    for image in range(2):
-        peaks = slow_peaks(pyramid[0], (3, 3, 5), image)
-        of_level = ([peak for peak in peaks if peak[2][0] == level] for level in range(3))
-        expected = sorted((peak for found_there in of_level for peak in found_there[:6]), reverse=True)
-        there = found.score[image] > 0
-        assert found.mask[image, there].tolist() == [place for _, _, place in expected]
 
 
 PROBABILITY = torch.tensor([[0.9, 0.6, 0.3, 0.1], [0.2, 0.5, 0.2, 0.8]])  # [R=2, 4 positions]
@@ -167,8 +160,8 @@ def regions_found(*, adaptive: bool, min_score: float = 0.1, ids: tuple[int, ...
     """Category 0 wins positions 0, 1, 2 and is confident at 0 and 1; category 1 wins position 3."""
     return region_kernels(
         [PROBABILITY.logit().reshape(1, 2, 1, 4)],
-        MASK_KERNELS.reshape(1, 1, 4),
-        10 * MASK_KERNELS.reshape(1, 1, 4),
+        [MASK_KERNELS.reshape(1, 1, 1, 4)],
+        [10 * MASK_KERNELS.reshape(1, 1, 1, 4)],
         torch.tensor(ids),
         adaptive=adaptive,
         min_probability=0.4,
@@ -194,8 +187,8 @@ def test_a_region_without_enough_score_or_without_a_position_was_not_found():
     assert regions_found(adaptive=True, min_score=0.6).score.tolist() == [[0.0, pytest.approx(0.8)]]
     nowhere = region_kernels(
         [torch.tensor([[[[2.0]], [[1.0]]]])],
-        torch.ones(1, 1, 1),
-        torch.ones(1, 1, 1),
+        [torch.ones(1, 1, 1, 1)],
+        [torch.ones(1, 1, 1, 1)],
         torch.arange(2),
         adaptive=True,
         min_probability=0.4,
@@ -210,27 +203,47 @@ def test_region_channels_carry_the_categories_they_are_given():
     assert regions_found(adaptive=False, ids=(-1, 80)).category.tolist() == [[-1, 80]]
 
 
+def slow_region(levels: list[tuple[Tensor, Tensor]], region: int, *, adaptive: bool) -> tuple[float, Tensor, Tensor]:
+    """Score, and kernels divided by all won and by confident positions, of one image's region.
+
+    Args:
+        levels: probability [R, hw] and kernels [C, hw] of every level.
+    """
+    found = []
+    for probability, kernels in levels:
+        won = [i for i in range(probability.shape[1]) if probability[:, i].argmax() == region]
+        used = [i for i in won if probability[region, i] >= 0.6 or not adaptive]
+        score = sum(float(probability[region, i]) for i in used) / max(len(won), 1)
+        if score > 0.5:
+            total = kernels[:, used].sum(dim=1)
+            areas = (len(won), len(used)) if adaptive else (probability.shape[1],) * 2
+            found.append((score, *(total / area for area in areas)))
+    if not found:
+        return 0.0, torch.zeros(len(levels[0][1])), torch.zeros(len(levels[0][1]))
+    return tuple(sum(values) / len(found) for values in zip(*found, strict=True))
+
+
 @pytest.mark.parametrize("adaptive", [True, False])
 def test_a_region_is_averaged_over_the_levels_that_have_it(adaptive):
-    """A level that wins no position for it, or whose score is too low, does not count."""
+    """A level on which it wins no position, or too low a score, does not count."""
     generator = torch.Generator().manual_seed(5)
-    logits = [2 * torch.randn(2, 4, *size, generator=generator) for size in ((6, 8), (3, 4), (2, 2), (1, 1))]
-    mask_kernels, depth_kernels = (
-        [torch.randn(2, size, *level.shape[2:], generator=generator) for level in logits] for size in (3, 5)
-    )
-
-    def found(levels: slice) -> Kernels:
-        maps = (side_by_side(kernels[levels]) for kernels in (mask_kernels, depth_kernels))
-        ids = torch.arange(4)
-        return region_kernels(logits[levels], *maps, ids, adaptive=adaptive, min_probability=0.6, min_score=0.5)
-
-    together, alone = found(slice(None)), [found(slice(level, level + 1)) for level in range(4)]
-    present = torch.stack([level.score > 0 for level in alone])[..., None].float()  # [L, B, R, 1]
-    assert 0 < present.mean() < 1
-    for index in (1, 2, 3):
-        each = torch.stack([level[index].view(2, 4, -1) for level in alone])
-        mean = (present * each).sum(dim=0) / present.sum(dim=0).clamp(min=1)
-        torch.testing.assert_close(together[index].view(2, 4, -1), mean)
+    sizes = ((6, 8), (3, 4), (2, 2), (1, 1))
+    logits, kernels = ([2 * torch.randn(2, count, *size, generator=generator) for size in sizes] for count in (4, 3))
+    for level in logits:
+        level[:, 3] -= 9  # is found nowhere
+    ids = torch.arange(4)
+    found = region_kernels(logits, kernels, kernels, ids, adaptive=adaptive, min_probability=0.6, min_score=0.5)
+    for image, region in torch.cartesian_prod(torch.arange(2), ids).tolist():
+        levels = [
+            (level[image].sigmoid().flatten(1), maps[image].flatten(1))
+            for level, maps in zip(logits, kernels, strict=True)
+        ]
+        score, by_won, by_used = slow_region(levels, region, adaptive=adaptive)
+        assert found.score[image, region] == pytest.approx(score)
+        torch.testing.assert_close(found.mask[image, region], by_won)
+        torch.testing.assert_close(found.depth[image, region], by_used)
+    assert (found.score[:, :3] > 0).all()
+    assert (found.score[:, 3] == 0).all()
 
 
 def test_sorting_keeps_rows_together():

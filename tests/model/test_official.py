@@ -20,7 +20,7 @@ from panoptic_depth_model.kernels import (
     dynamic_convolution,
     fuse_things,
     region_kernels,
-    side_by_side,
+    sort_by_score,
     thing_kernels,
 )
 from panoptic_depth_model.merge import mask_quality
@@ -96,6 +96,7 @@ def run(official_shapes) -> Run:
         features = dict(zip(names, (*stages, *pyramid, semantic, maps.mask_embedding), strict=True))
         candidates = [things_of(network, maps.levels[i : i + 1], CENTER_WINDOWS[i : i + 1]) for i in range(5)]
         together = things_of(network, maps.levels, CENTER_WINDOWS)
+        together = sort_by_score(together, together.score.shape[1])
         together = together._replace(mask=network.embed_things(together.mask))
         fused = fuse_things(together, network.config.decisions.min_similarity)
         # The same steps in one call, as everybody else runs them.
@@ -107,12 +108,11 @@ def things_of(network: PanopticDepth, levels: list[LevelMaps], windows: tuple[in
     decisions = network.config.decisions
     return thing_kernels(
         [level.centers for level in levels],
-        side_by_side([level.mask_kernels for level in levels]),
-        side_by_side([level.depth_kernels for level in levels]),
+        [level.mask_kernels for level in levels],
+        [level.depth_kernels for level in levels],
         network.thing_ids,
         windows=windows,
-        per_level=decisions.centers_per_level,
-        count=decisions.max_centers,
+        count=decisions.centers_per_level,
         min_score=decisions.min_center_score,
     )
 
@@ -166,8 +166,8 @@ def test_the_same_regions_are_found_on_every_level(run, official):
     for name, level in zip(LEVELS, run.maps.levels, strict=True):
         found = region_kernels(
             [level.regions],
-            level.mask_kernels.flatten(2),
-            level.depth_kernels.flatten(2),
+            [level.mask_kernels],
+            [level.depth_kernels],
             run.network.region_ids,
             adaptive=True,
             min_probability=decisions.min_region_probability,
@@ -290,7 +290,7 @@ def test_regions_fuse_alike(fusion, case):
     count = int(category.max()) + 1
     own = torch.nn.functional.one_hot(category.long(), count).bool()  # [L, R]
     logits = torch.where(own, score.logit()[:, None], -20.0)[:, None, :, None, None]  # [L, B=1, R, 1, 1]
-    maps = (list(logits), mask.T[None], depth.T[None])
+    maps = (list(logits), [row[None, :, None, None] for row in mask], [row[None, :, None, None] for row in depth])
     fused = region_kernels(*maps, torch.arange(count), adaptive=True, min_probability=0.0, min_score=0.0)
     present = fused.score[0] > 1e-6
     assert present.nonzero().flatten().tolist() == fusion[f"{case}_stuff_classes"].tolist()

@@ -13,7 +13,7 @@ import torch
 from panoptic_depth_model.config import PRESETS, SOME_THING, Decisions, PanopticDepthConfig, segmentation_only
 from panoptic_depth_model.deployable import Deployable, Outputs, segment_sums
 from panoptic_depth_model.depth import RELEASED, VARIANTS
-from panoptic_depth_model.kernels import dynamic_convolution
+from panoptic_depth_model.kernels import dynamic_convolution, region_kernels
 from panoptic_depth_model.panoptic_depth import (
     Inference,
     PanopticDepth,
@@ -108,15 +108,16 @@ def test_segment_sums_on_a_coarser_label_grid_are_exact():
     torch.testing.assert_close(total, torch.stack([depth[fine == k].sum() for k in (1, 2, 3)])[None])
 
 
-@pytest.mark.parametrize("count", [1, 15, 16, 61, 255])
-def test_segment_sums_find_every_label(count):
-    labels = torch.randint(0, count + 1, (2, 30, 40), generator=torch.Generator().manual_seed(count))
-    depth = torch.rand(2, 30, 40) * 50
-    for each, area, total in zip(range(2), *segment_sums(labels, depth, count), strict=True):
-        flat = labels[each].flatten()
-        assert area.tolist() == flat.bincount(minlength=count + 1)[1:].tolist()
-        expected = torch.zeros(count + 1).index_add(0, flat, depth[each].flatten())
-        torch.testing.assert_close(total, expected[1:])
+def test_segment_sums_find_every_label():
+    generator = torch.Generator().manual_seed(0)
+    depth = torch.rand(2, 15, 20, generator=generator) * 50
+    for count in range(1, 256):
+        labels = torch.randint(0, count + 1, (2, 15, 20), generator=generator)
+        for each, area, total in zip(range(2), *segment_sums(labels, depth, count), strict=True):
+            flat = labels[each].flatten()
+            assert area.tolist() == flat.bincount(minlength=count + 1)[1:].tolist()
+            expected = torch.zeros(count + 1).index_add(0, flat, depth[each].flatten())
+            torch.testing.assert_close(total, expected[1:])
 
 
 def narrow(config: PanopticDepthConfig) -> dict[str, PanopticDepthConfig]:
@@ -237,6 +238,42 @@ def test_the_answer_is_the_sequential_merge_of_the_networks_masks(config, loud_n
         assert expected.sum() > 2
         if label_stride == 4:
             assert torch.equal(choice.labels[image], labels)
+
+
+@pytest.mark.parametrize("name", ["variant F", "one region for all things"])
+def test_the_table_has_the_kernels_of_its_categories(config, loud_network, images, name):
+    """Also where the channels of the location head come in another order."""
+    config = narrow(config)[name]
+    network = loud_network(config)
+    decisions = config.decisions
+    with torch.inference_mode():
+        levels = network(network.normalized(images)).levels
+        table = network.table(network.segments(levels))
+        _, regions, mask_kernels, depth_kernels = zip(*levels, strict=True)
+        found = region_kernels(
+            regions,
+            mask_kernels,
+            depth_kernels,
+            torch.tensor(config.regions),
+            adaptive=config.adaptive_fusion,
+            min_probability=decisions.min_region_probability,
+            min_score=decisions.min_region_score,
+        )
+        masks = network.embed_stuff(found.mask)
+    assert (found.score > 0).any()
+    for row, category in enumerate(config.stuff_ids, start=decisions.max_things):
+        channel = config.regions.index(category)
+        assert (table.category[:, row] == category).all()
+        assert torch.equal(table.score[:, row], found.score[:, channel])
+        torch.testing.assert_close(table.mask[:, row], masks[:, channel])
+        assert torch.equal(table.depth[:, row], found.depth[:, channel])
+
+
+def test_an_answer_makes_no_tensor_from_numbers(network, images, monkeypatch):
+    """That would copy from unpinned memory, which waits for a GPU, and which a CUDA graph cannot hold."""
+    monkeypatch.setattr(torch, "tensor", None)
+    with torch.inference_mode():
+        Deployable(network)(images)
 
 
 def test_a_thing_with_a_sure_center_and_an_unsure_mask_is_refused(config, loud_network, network, images):
@@ -396,10 +433,23 @@ def test_the_digest_changes_with_a_single_value(network):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"label_stride": 3}, "label_stride is 3; expected 1, 2 or 4"),
+        ({"max_centers": 0}, "max_centers is 0; expected 1 to 3840"),
+        ({"centers_per_level": 5000}, "centers_per_level is 5000; expected 1 to 3840"),
+    ],
+)
+def test_impossible_decisions_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        Decisions(**change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
         ({"thing_ids": (19,)}, "thing ids"),
         ({"backbone": "resnet7"}, "unknown backbone"),
+        ({"region_ids": (0, 0, *range(1, 11))}, "name a category twice"),
         ({"region_ids": (0, 1)}, r"lack the stuff categories \[2, 3"),
-        ({"decisions": Decisions(label_stride=3)}, "label_stride is 3; expected 1, 2 or 4"),
     ],
 )
 def test_a_config_that_makes_no_sense_is_refused(change, message):

@@ -6,7 +6,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from panoptic_depth_model.resampling import between, box_mean, interleaved, repeated, upsampled, upsampled_rows
+from panoptic_depth_model.resampling import (
+    between,
+    block_sums,
+    box_mean,
+    interleaved,
+    repeated,
+    upsampled,
+    upsampled_rows,
+)
 
 
 @pytest.mark.parametrize("stride", [1, 2, 4])
@@ -32,6 +40,13 @@ def test_interleaving_the_maps_between_gives_bilinear_upsampling(size, factor):
     parts = [between(row, factor, 3) for row in between(maps, factor, 2)]
     channels = [interleaved([[part[:, channel] for part in row] for row in parts]) for channel in range(3)]
     torch.testing.assert_close(torch.stack(channels, dim=1) / (2 * factor) ** 2, upsampled(maps, factor))
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_block_sums_are_sums_of_blocks(size):
+    maps = torch.arange(2 * 8 * 12.0).view(2, 8, 12)
+    expected = torch.nn.functional.avg_pool2d(maps, size) * size**2
+    assert torch.equal(block_sums(maps, size), expected)
 
 
 @pytest.mark.parametrize("window", [3, 5])

@@ -14,7 +14,7 @@ import pytest
 
 from panoptic_depth_ros.camera import PinholeCamera
 from panoptic_depth_ros.engines import Engine, open_engine
-from panoptic_depth_ros.engines.onnxruntime import OnnxRuntimeEngine
+from panoptic_depth_ros.engines.onnxruntime import OnnxRuntimeEngine, open_session
 from panoptic_depth_ros.engines.parity import measure
 from panoptic_depth_ros.manifest import METADATA_KEY, OUTPUT_TYPES, OUTPUTS, Manifest, ModelError
 from panoptic_depth_ros.messages import RGB_DECODERS
@@ -108,6 +108,11 @@ def test_a_model_runs_and_its_outputs_keep_their_names(model: Callable[..., Path
     np.testing.assert_array_equal(outputs["segment_category"], [[2, 0, 0]])
     assert outputs["segment_area"].dtype == np.int32
     engine.close()
+
+
+def test_threads_of_onnx_runtime_rest_between_two_frames(model: Callable[..., Path]) -> None:
+    options = open_session(str(model())).get_session_options()
+    assert options.get_session_config_entry("session.force_spinning_stop") == "1"
 
 
 def test_the_pipeline_turns_an_image_into_a_prediction(model: Callable[..., Path]) -> None:
