@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torchvision
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm  # what BatchNorm2d and SyncBatchNorm are
 
 from panoptic_depth_model.detectron2_files import classifier_state, read_checkpoint
 from panoptic_depth_model.tensor_file import read_tensors
@@ -65,7 +66,7 @@ class Backbone(nn.Module):
     def _frozen_modules(self) -> list[nn.Module]:
         modules: list[nn.Module] = [self.stem, *self.stages][: self.frozen_parts]
         if self.frozen_norms:
-            modules += [module for module in self.modules() if isinstance(module, nn.BatchNorm2d)]
+            modules += [module for module in self.modules() if isinstance(module, _BatchNorm)]
         return modules
 
 

@@ -162,7 +162,9 @@ class Cuda:
         try:
             work()
         except BaseException:
-            self._rt.cudaStreamEndCapture(stream)  # fails, since the capture is invalid, and ends it
+            error, *begun = self._rt.cudaStreamEndCapture(stream)  # fails where the work made the capture invalid
+            if error == self._rt.cudaError_t.cudaSuccess:
+                self._rt.cudaGraphDestroy(*begun)
             self._rt.cudaGetLastError()  # forgets that
             raise
         graph = self._call(*self._rt.cudaStreamEndCapture(stream))
@@ -178,10 +180,6 @@ class Cuda:
         self._call(*self._rt.cudaGraphExecDestroy(graph))
 
     # ---- errors ----
-
-    def last_error(self) -> None:
-        """Raise what an earlier call of somebody else left behind, if anything."""
-        self._call(*self._rt.cudaGetLastError())
 
     def _call(self, error: Any, *values: Any) -> Any:
         if error == self._rt.cudaError_t.cudaSuccess:

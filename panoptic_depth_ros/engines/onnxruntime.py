@@ -62,7 +62,12 @@ def _providers(device: str) -> list[str]:
     if device == "cpu":
         return [_CPU]
     if _CUDA not in onnxruntime.get_available_providers():
-        raise ModelError("device is cuda, but this ONNX Runtime has no CUDA provider; pip install onnxruntime-gpu")
+        raise ModelError(
+            "device is cuda, but this ONNX Runtime has no CUDA provider; pip uninstall onnxruntime, then "
+            "pip install 'onnxruntime-gpu[cuda,cudnn]'"
+        )
+    if hasattr(onnxruntime, "preload_dlls"):  # CUDA's and cuDNN's libraries from their own wheels
+        onnxruntime.preload_dlls(msvc=False)
     return [_CUDA, _CPU]
 
 

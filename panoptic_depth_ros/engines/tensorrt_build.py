@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from panoptic_depth_ros.engines.errors import DeviceMemoryError, EngineError
@@ -81,8 +82,13 @@ def flavor(trt: Any) -> str:
     return f"TensorRT-RTX {trt.__version__}" if is_rtx(trt) else f"TensorRT {trt.__version__}"
 
 
-def make_log(trt: Any) -> Any:
-    """A TensorRT logger that keeps errors for our own messages and prints nothing."""
+@cache
+def open_log(trt: Any) -> Any:
+    """The TensorRT logger, which keeps errors for our own messages and prints nothing.
+
+    There is one as long as the process lives: TensorRT's plugins keep a pointer to the first that they were given.
+    Engines, new or from the cache, find plugins only if they were registered in this process, which happens here.
+    """
 
     class Log(trt.ILogger):
         def __init__(self) -> None:
@@ -93,7 +99,10 @@ def make_log(trt: Any) -> Any:
             if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
                 self.errors = [*self.errors[-3:], message.strip()]
 
-    return Log()
+    log = Log()
+    if hasattr(trt, "init_libnvinfer_plugins"):
+        trt.init_libnvinfer_plugins(log, "")
+    return log
 
 
 def failure(log: Any, what: str, remedy: str) -> EngineError:
@@ -187,7 +196,8 @@ def build(
         EngineError: TensorRT refuses the graph or cannot build it; with its reasons.
         KeyboardInterrupt: after the build has been told to stop, and has.
     """
-    log = make_log(trt)
+    log = open_log(trt)
+    log.errors = []
     builder, network = _parse(trt, log, model)
     progress = Progress(report, expected_s)
     monitor = _monitor(trt, progress)
@@ -212,8 +222,6 @@ def build(
 
 def _parse(trt: Any, log: Any, model: bytes) -> tuple[Any, Any]:
     """A builder, or the reason why there is none, and the network in the file."""
-    if hasattr(trt, "init_libnvinfer_plugins"):
-        trt.init_libnvinfer_plugins(log, "")
     try:
         builder = trt.Builder(log)
     except Exception as error:  # the bindings raise TypeError where the library gives none back

@@ -33,7 +33,7 @@ import numpy as np
 
 from panoptic_depth_ros.engines.cuda import Cuda
 from panoptic_depth_ros.engines.errors import DeviceLostError, DeviceMemoryError, EngineError
-from panoptic_depth_ros.engines.tensorrt_build import Report, failure, flavor, make_log
+from panoptic_depth_ros.engines.tensorrt_build import Report, failure, flavor, open_log
 from panoptic_depth_ros.manifest import INPUT, OUTPUTS
 
 _SLOTS = 2
@@ -67,7 +67,8 @@ class PlanRunner:
         """Raises EngineError where TensorRT does not take the plan, DeviceMemoryError where it does not fit."""
         self._trt, self._cuda = trt, cuda
         self._owned = ExitStack()
-        self._log = make_log(trt)
+        self._log = open_log(trt)
+        self._log.errors = []
         self._next = 0
         self._answered: _Slot | None = None  # its events are those of the last answer
         self._streams: list[Any] = []
@@ -113,7 +114,10 @@ class PlanRunner:
         """How many layers of which kind the optimized engine has; empty where TensorRT does not tell."""
         inspector = self._engine.create_engine_inspector()
         text = inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
-        layers = json.loads(text).get("Layers", [])
+        try:
+            layers = json.loads(text)["Layers"]
+        except (ValueError, TypeError, KeyError):  # some releases leave characters in it that JSON does not have
+            return {}
         kinds = (layer.get("LayerType", "unknown") for layer in layers if isinstance(layer, dict))
         return dict(Counter(kinds).most_common())
 
@@ -243,5 +247,11 @@ class PlanRunner:
         for name, address in slot.addresses.items():
             self._context.set_tensor_address(name, address)
         if not self._context.execute_async_v3(int(self._compute)):
-            self._cuda.last_error()
-            raise failure(self._log, f"{flavor(self._trt)} could not run a frame", "start the program again")
+            error = failure(self._log, f"{flavor(self._trt)} could not run a frame", "start the program again")
+            try:
+                self._cuda.join_stream(self._compute)
+            except DeviceLostError:  # what TensorRT, which has a CUDA runtime of its own, did not tell
+                raise
+            except EngineError:  # a stream that is being captured cannot be waited for
+                pass
+            raise error

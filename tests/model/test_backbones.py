@@ -94,6 +94,16 @@ def test_frozen_parts_keep_weights_and_statistics_in_training():
     assert "stages.1.0.conv1.weight" in changed
 
 
+def test_norms_stay_frozen_where_they_are_those_of_several_gpus():
+    """Which a training on several GPUs puts in the place of the others before it begins."""
+    backbone = build_backbone("resnet18")
+    backbone.freeze(2, norms=True)
+    converted = torch.nn.SyncBatchNorm.convert_sync_batchnorm(backbone).train()
+    norms = [module for module in converted.modules() if isinstance(module, torch.nn.SyncBatchNorm)]
+    assert len(norms) == 20
+    assert not any(norm.training for norm in norms)
+
+
 def test_frozen_norms_keep_scales_and_statistics_in_training():
     backbone = build_backbone("resnet18")
     backbone.freeze(0, norms=True)

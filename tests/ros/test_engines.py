@@ -168,7 +168,7 @@ def test_cuda_where_there_is_none_is_refused(model: Callable[..., Path], monkeyp
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     path = model()
-    with pytest.raises(ModelError, match=r"device is cuda, but .* pip install onnxruntime-gpu"):
+    with pytest.raises(ModelError, match=r"device is cuda, but .* pip install 'onnxruntime-gpu\[cuda,cudnn\]'"):
         open_engine(path, "cuda")
 
 

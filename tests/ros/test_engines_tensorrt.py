@@ -34,7 +34,7 @@ from panoptic_depth_ros.engines.tensorrt_build import (
     failure,
     import_tensorrt,
     is_rtx,
-    make_log,
+    open_log,
     supported_targets,
 )
 from panoptic_depth_ros.manifest import METADATA_KEY, Manifest, ModelError
@@ -144,7 +144,7 @@ def test_an_open_batch_axis_is_built_for_one_image(trt: Any, model: Any) -> None
 
 
 def test_settings_reach_the_builder(trt: Any, model: Any) -> None:
-    builder, network = tensorrt_build._parse(trt, make_log(trt), content(model()))
+    builder, network = tensorrt_build._parse(trt, open_log(trt), content(model()))
     config = tensorrt_build._config(trt, builder, network, BuildOptions(0.25, ("sm86", "sm89")))
     assert config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) == 1 << 28
     assert config.num_compute_capabilities == 2
@@ -242,7 +242,7 @@ def test_nested_phases_make_one_share_that_never_falls() -> None:
 
 
 def test_exhausted_memory_is_told_apart_in_what_tensorrt_logs(trt: Any) -> None:
-    log = make_log(trt)
+    log = open_log(trt)
     severity = trt.ILogger.Severity
     log.log(severity.WARNING, "a warning")
     log.log(severity.ERROR, "Error Code 2: OutOfMemory (Requested size was 8589934592 bytes.)")

@@ -65,6 +65,7 @@ def join(device: str) -> Processes:
                 "start as many processes as there are GPUs, or train with --device cpu"
             )
         torch.cuda.set_device(local)
+        torch.backends.cudnn.benchmark = True  # shapes stay, so the search for the fastest convolution pays
     if count > 1 and not distributed.is_initialized():
         distributed.init_process_group("nccl" if device == "cuda" else "gloo")
     return Processes(rank, count, torch.device(device, local) if device == "cuda" else CPU)

@@ -41,7 +41,7 @@ class GpuRunner:
         self._images.copy_(self._host_images, non_blocking=True)
         self._start.record()
         if self._graph is None:
-            outputs = self._run(self._images)
+            outputs = self._compute()
         else:
             self._graph.replay()
             outputs = self._outputs
@@ -64,15 +64,18 @@ class GpuRunner:
         """Record a frame's kernels. They read `_images` and write `_outputs` for good."""
         stream = torch.cuda.Stream(self._device)
         stream.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.backends.cudnn.flags(enabled=True, benchmark=True):  # the shape stays, so the search pays
-            with torch.cuda.stream(stream):
-                for _ in range(_WARM_UP_PASSES):
-                    self._run(self._images)
-            stream.synchronize()
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, stream=stream):
-                self._outputs = self._run(self._images)
+        with torch.cuda.stream(stream):
+            for _ in range(_WARM_UP_PASSES):
+                self._compute()
+        stream.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            self._outputs = self._compute()
         self._graph = graph
+
+    def _compute(self) -> Sequence[Tensor]:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True):  # the shape stays, so the search pays
+            return self._run(self._images)
 
 
 class HostBuffers:

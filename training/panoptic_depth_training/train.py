@@ -365,7 +365,7 @@ def main() -> None:
         network = train(config, options.folder, interruption, workers=options.workers, processes=processes)
         interruption.end()
         if processes.is_first:
-            finish(config, network, options)
+            finish(config, network, options, processes.device)
     except (ValueError, OSError) as error:
         sys.exit(f"train: {error}")
     except KeyboardInterrupt:
@@ -374,7 +374,9 @@ def main() -> None:
         leave()
 
 
-def finish(config: TrainingConfig, network: PanopticDepth, options: argparse.Namespace) -> None:
+def finish(
+    config: TrainingConfig, network: PanopticDepth, options: argparse.Namespace, device: torch.device
+) -> None:
     """Write the weights, then score them: a failing evaluation loses no training."""
     taxonomy = open_mixture(config.data).taxonomy
     scores: dict[str, float | str] = {"training": shlex.join(["panoptic_depth_training.train", *sys.argv[1:]])}
@@ -382,6 +384,7 @@ def finish(config: TrainingConfig, network: PanopticDepth, options: argparse.Nam
         scores["training_before"] = before
     save_weights(options.folder / WEIGHTS, network, facts_of(config, taxonomy, scores).to_dict())
     if options.holdout:
+        network.to(device)
         scores |= evaluate(network, facts_of(config, taxonomy, {}), options.holdout, options.holdout_count)
         print(table(scores))
         save_weights(options.folder / WEIGHTS, network, facts_of(config, taxonomy, scores).to_dict())
