@@ -37,7 +37,7 @@ from panoptic_depth_training.export import file as exporting  # noqa: E402
 from panoptic_depth_training.export import graph as exported_graph  # noqa: E402
 from panoptic_depth_training.export.command import main  # noqa: E402
 from panoptic_depth_training.export.options import ExportOptions  # noqa: E402
-from panoptic_depth_training.export.quantization import COORDINATES, split_coordinates  # noqa: E402
+from panoptic_depth_training.export.quantization import COORDINATES, quantize, split_coordinates  # noqa: E402
 
 BATCH, HEIGHT, WIDTH = 2, 64, 128
 INT8 = [precision for precision in PRECISIONS if precision.startswith("int8")]
@@ -191,6 +191,26 @@ def with_openvino(model: bytes, feeds: dict[str, np.ndarray], names: list[str]) 
 @pytest.fixture(scope="module")
 def whole_maps(exported, images) -> list[np.ndarray]:
     return maps_of(exported("float32"), images.numpy(), with_onnxruntime)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32])
+def test_a_range_is_the_mean_over_any_number_of_pictures(kind):
+    """Whose sum may be more than float16 can hold."""
+    helper, element = onnx.helper, onnx.helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+    shape = [1, 1, 4, 4]
+    graph = helper.make_graph(
+        [helper.make_node("Conv", [INPUT, "network.a.weight"], ["map"], name="a")],
+        "one convolution",
+        [helper.make_tensor_value_info(INPUT, element, shape)],
+        [helper.make_tensor_value_info("map", element, shape)],
+        [onnx.numpy_helper.from_array(np.full((1, 1, 1, 1), 0.01, kind), "network.a.weight")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", exported_graph.OPSET)], ir_version=9)
+    pictures = ({INPUT: np.full(shape, 2000 + 100 * number, kind)} for number in range(40))
+    quantized = quantize(model, pictures)
+    (pair,) = [node for node in quantized.graph.node if node.op_type == "QuantizeLinear"]
+    (scale,) = [tensor for tensor in quantized.graph.initializer if tensor.name == pair.input[1]]
+    assert onnx.numpy_helper.to_array(scale) == pytest.approx((2000 + 100 * 19.5) / 127, rel=1e-2)
 
 
 @pytest.mark.parametrize("precision", INT8)
