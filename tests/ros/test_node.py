@@ -20,7 +20,7 @@ import pytest
 
 from panoptic_depth_ros.cloud import POINT
 from panoptic_depth_ros.dds import prepare_for_large_messages
-from panoptic_depth_ros.recording import Recording, header_stamp, make_message, write_recording
+from panoptic_depth_ros.recording import Recording, header_stamp, make_message, typestore, write_recording
 from panoptic_depth_ros.share import share_path
 from panoptic_depth_ros.taxonomy import LABEL_DIVISOR
 
@@ -441,6 +441,16 @@ def test_a_node_whose_gpu_is_lost_ends_with_the_reason_so_that_it_is_started_aga
     assert "the GPU fell off the bus; the node ends, start it again" in process.log.read_text()
 
 
+@pytest.fixture
+def humbles_messages(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Recordings are written as by the oldest release, whatever is sourced."""
+    monkeypatch.setenv("ROS_DISTRO", "humble")
+    typestore.cache_clear()
+    yield
+    typestore.cache_clear()
+
+
+@pytest.mark.usefixtures("humbles_messages")
 def test_a_recorder_leaves_out_what_it_cannot_define(tmp_path: Path, peer: Peer) -> None:
     from std_msgs.msg import String
 
