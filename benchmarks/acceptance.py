@@ -177,19 +177,21 @@ class Acceptance:
         self.size = f"{options.height}x{options.width}"
         self.sources = (f"{RENDERED}:{options.count}:{self.size}", *options.images)
         self.weights = dict(pair.split("=", 1) for pair in options.weights)
-        if strange := set(self.weights) - set(options.presets):
-            raise ValueError(f"--weights names {', '.join(sorted(strange))}; tested are {', '.join(options.presets)}")
-        self.images = images_for(self.sources, options.count, options.height, options.width)
+        self.image_count = 0
         self.rows: list[tuple[str, ...]] = []
         self.problems: list[str] = []
 
     def run(self, folder: Path, console: Console) -> None:
         options = self.options
+        if strange := set(self.weights) - set(options.presets):
+            raise ValueError(f"--weights names {', '.join(sorted(strange))}; tested are {', '.join(options.presets)}")
+        images = images_for(self.sources, options.count, options.height, options.width)
+        self.image_count = len(images)
         calibration = options.calibration or f"{CALIBRATION}:{self.size}"
         for preset in options.presets:
             console.print(f"{preset} in PyTorch ...", highlight=False)
             weights = Path(self.weights[preset]) if preset in self.weights else None
-            tested = subject(preset, weights, self.images, folder)
+            tested = subject(preset, weights, images, folder)
             for precision in (p for p in options.precisions if preset not in NO_INT8 or not is_int8(p)):
                 console.print(f"{preset} {precision} ...", highlight=False)
                 self.rows.append(row(tested, precision, calibration, folder, self.problems))
@@ -197,7 +199,7 @@ class Acceptance:
     def figures(self, is_whole: bool) -> Figures:
         header = ("preset", "precision", "MB", "ONNX Runtime", "OpenVINO", f"TensorRT for {GPU}")
         title = (
-            f"{len(self.images)} images {self.size} of {', '.join(self.sources)}; "
+            f"{self.image_count} images {self.size} of {', '.join(self.sources)}; "
             f"trained: {', '.join(self.weights) or 'none'}{'' if is_whole else '; not ended'}"
         )
         note = "engines against PyTorch in float32: equal pixels; relative difference of depth, median and 99 %"
@@ -221,12 +223,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     options, machine = parse_arguments(arguments), this_machine()
     console, progress = Console(width=None if sys.stdout.isatty() else FILE_WIDTH), Console(stderr=True)
-    status = INTERRUPTED
-    try:
-        acceptance = Acceptance(options)
-    except (ValueError, OSError) as error:
-        print(f"acceptance: {error}", file=sys.stderr)
-        return 2
+    acceptance, status = Acceptance(options), INTERRUPTED
     try:
         with tempfile.TemporaryDirectory() as folder:
             acceptance.run(Path(folder), progress)
