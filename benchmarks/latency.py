@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import re
 import sys
 from collections.abc import Sequence
 
@@ -31,6 +30,7 @@ from reporting import Figures, Machine, save, this_machine
 from rich.console import Console
 from rich.progress import Progress
 
+from panoptic_depth_ros.arguments import count, image_size, natural
 from panoptic_depth_ros.camera import PinholeCamera
 from panoptic_depth_ros.interrupt import INTERRUPTED
 from panoptic_depth_ros.manifest import ModelError
@@ -157,10 +157,10 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", metavar="MODEL", help="file.onnx, file.pt or preset:NAME")
     parser.add_argument("--device", nargs="+", choices=tuple(DEVICES), default=(), help="default: all that run here")
-    parser.add_argument("--threads", type=int, default=0, help="on the CPU (default: each engine's own choice)")
-    parser.add_argument("--frames", type=int, default=100, help="of each engine (default %(default)s)")
-    parser.add_argument("--size", type=_size, metavar="HEIGHTxWIDTH", help="input of .pt and presets")
-    parser.add_argument("--camera", type=_size, default=(1200, 1920), metavar="HEIGHTxWIDTH", help="default 1200x1920")
+    parser.add_argument("--threads", type=natural, default=0, help="on the CPU (default: each engine's own choice)")
+    parser.add_argument("--frames", type=count, default=100, help="of each engine (default %(default)s)")
+    parser.add_argument("--size", type=image_size, metavar="HEIGHTxWIDTH", help="input of .pt and presets")
+    parser.add_argument("--camera", type=image_size, default=(1200, 1920), metavar="HEIGHTxWIDTH", help="1200x1920")
     parser.add_argument("--images", default="", metavar="SOURCE", help="default: the drive that comes along")
     parser.add_argument("--half", action="store_true", help="as well: PyTorch and OpenVINO in half precision")
     parser.add_argument("--graph", action="store_true", help="as well: PyTorch with one CUDA graph a frame")
@@ -168,13 +168,6 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cut", action="store_true", help="as well: the maps alone, in ONNX Runtime and PyTorch")
     parser.add_argument("--save", action="store_true", help="add the tables to benchmarks/results/<device>_<date>.md")
     return parser.parse_args(arguments)
-
-
-def _size(text: str) -> tuple[int, int]:
-    if not re.fullmatch(r"\d+x\d+", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; expected HEIGHTxWIDTH, like 256x512")
-    height, width = text.split("x")
-    return int(height), int(width)
 
 
 def run(options: argparse.Namespace, machine: Machine, console: Console) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from panoptic_depth_ros.arguments import not_negative, positive
 from panoptic_depth_ros.interrupt import INTERRUPTED, interrupt_once
 from panoptic_depth_ros.manifest import ModelError
 from panoptic_depth_ros.recording import RecordingError
@@ -47,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_model(demo)
     _add_image(demo)
-    demo.add_argument("--rate", type=_positive, default=1.0, help="pace; 1 is the recorded one")
+    demo.add_argument("--rate", type=positive, default=1.0, help="pace; 1 is the recorded one")
     demo.set_defaults(run=_demo)
 
     run = commands.add_parser("run", help="run a recording through a model without topics, every frame of it")
@@ -59,12 +60,12 @@ def _parser() -> argparse.ArgumentParser:
 
     play = commands.add_parser("play", help="publish a recording's messages (needs ROS 2)")
     play.add_argument("bag", type=Path)
-    play.add_argument("--rate", type=_positive, default=1.0, help="pace; 1 is the recorded one")
+    play.add_argument("--rate", type=positive, default=1.0, help="pace; 1 is the recorded one")
     play.add_argument("--topics", nargs="+", help="only these topics")
     play.add_argument("--wait-for", default="", metavar="TOPIC", help="start when this topic has a subscriber")
-    play.add_argument("--wait", type=_positive, default=30.0, metavar="SECONDS", help="and give up after this long")
+    play.add_argument("--wait", type=positive, default=30.0, metavar="SECONDS", help="and give up after this long")
     play.add_argument(
-        "--delay", type=_not_negative, default=0.0, metavar="SECONDS", help="and wait this long before playing"
+        "--delay", type=not_negative, default=0.0, metavar="SECONDS", help="and wait this long before playing"
     )
     play.set_defaults(run=_play)
 
@@ -87,7 +88,7 @@ def _add_model_commands(commands: Any) -> None:
         help="build for these GPUs, such as sm86, without having one (TensorRT-RTX); not for use on this machine",
     )
     build.add_argument(
-        "--workspace-gib", type=_not_negative, default=0.0, metavar="GIB", help="memory that a layer may use; 0: free"
+        "--workspace-gib", type=not_negative, default=0.0, metavar="GIB", help="memory that a layer may use; 0: free"
     )
     build.add_argument("--out", type=Path, help="with --target: write the engine to this file")
     build.set_defaults(run=_build_engine)
@@ -103,25 +104,6 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 def _add_image(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", default="", metavar="TOPIC", help="the image topic, where a recording has several")
-
-
-def _positive(text: str) -> float:
-    if not 0 < (value := _number(text)) < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-    return value
-
-
-def _not_negative(text: str) -> float:
-    if not 0 <= (value := _number(text)) < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 up")
-    return value
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return float("nan")
 
 
 def _model(options: argparse.Namespace) -> Path:

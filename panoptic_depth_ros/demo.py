@@ -58,9 +58,8 @@ def demo(bag: Path, out: Path, model: Path, rate: float, image_topic: str, conso
                 _run_on_topics(bag, fresh, model, rate, image_topic, console)
             report = read_report(bag, fresh, image_topic)
             pictures = write_pictures(bag, fresh, fresh.parent, _PICTURES, image_topic)
-        except RecordingError:
-            console.print(f"{out} is left as it was; what this demo had recorded is removed")
-            raise
+        except RecordingError as error:
+            raise RecordingError(f"{error}. {folder} is removed again; {out} is left as it was") from error
         _replace(out, fresh, pictures)
     console.print(report_table(report, title=f"{bag.name} through panoptic_depth"))
     for picture in pictures:

@@ -185,6 +185,9 @@ logged() {
     shift
     logged_quietly "$@" && return
     tail -n 20 "$log" >&2
+    if tail -n 20 "$log" | grep -q 'No space left on device'; then
+        complaint="A disk is full; to see which: df -h $root ${TMPDIR:-/tmp}."
+    fi
     fail "$complaint The whole output: $log"
 }
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -299,3 +300,70 @@ def test_weights_of_a_preset_that_is_not_tested_are_refused(bench, capsys):
     pytest.importorskip("open3d")
     assert bench("acceptance").main(["--presets", "compact", "--weights", "vehicel=v.pt"]) == 2
     assert "--weights names vehicel; tested are compact" in capsys.readouterr().err
+
+
+@pytest.fixture
+def streets() -> torch.Tensor:
+    """Two images [1, 128, 256, 3] uint8."""
+    generator = torch.Generator().manual_seed(3)
+    coarse = torch.rand((2, 3, 16, 32), generator=generator)
+    fine = nn.functional.interpolate(coarse, size=(128, 256), mode="bilinear")
+    return (255 * fine).to(torch.uint8).permute(0, 2, 3, 1).split(1)
+
+
+@torch.inference_mode()
+def test_tables_as_large_as_their_usage_lose_nothing(bench, streets):
+    decisions = bench("decisions")
+    network = bench("untrained").untrained("compact", torch.cat(streets)).eval()
+    tight = decisions.with_decisions(network, centers_per_level=2, max_centers=3, max_things=2, merge_rounds=1)
+    for image in streets:
+        needed = decisions.usage(tight, image)
+        assert needed == decisions.usage(network, image)  # however large its own tables are
+        levels = network(network.normalized(image)).levels
+
+        def things(centers: int, count: int, *, levels: list = levels, level: int = needed.centers_per_level) -> list:
+            sizes = {"centers_per_level": level, "max_centers": centers, "max_things": count}
+            score = decisions.with_decisions(network, **sizes).segments(levels).things.score
+            return sorted(score[score > 0].tolist())
+
+        fitting = things(needed.centers, needed.things)
+        assert fitting == pytest.approx(things(900, 900, level=900), abs=1e-6)
+        assert len(fitting) == needed.things > 2
+        assert len(things(needed.centers, needed.things - 1)) == needed.things - 1
+
+
+def test_rounds_are_those_after_which_nothing_changes(bench, monkeypatch, streets):
+    decisions = bench("decisions")
+    network = bench("untrained").untrained("compact", torch.cat(streets)).eval()
+    settled_after = 3
+
+    def choose(merging, *_: object) -> object:
+        score = torch.tensor([float(min(merging.config.decisions.merge_rounds, settled_after))])
+        return bench("panoptic_depth_model.panoptic_depth").Choice(score, score)
+
+    monkeypatch.setattr(type(network), "choose", choose)
+    with torch.inference_mode():
+        assert decisions.usage(network, streets[0]).rounds == settled_after
+
+
+def test_the_table_says_which_images_want_more_than_there_is(bench, monkeypatch, tmp_path, streets, capsys):
+    decisions = bench("decisions")
+    network = bench("untrained").untrained("compact", torch.cat(streets)).eval()
+    for number, image in enumerate(streets):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), image[0].numpy())
+    found = iter([decisions.Usage(100, 129, 32, 0), decisions.Usage(101, 140, 31, 5)])
+    monkeypatch.setattr(decisions, "usage", lambda *_: next(found))
+    monkeypatch.setattr(decisions, "network_of", lambda *_: (network, None))
+    monkeypatch.setenv("COLUMNS", "200")
+    assert decisions.main(["w.pt", "--images", str(tmp_path), "--size", "64x128"]) == 0
+    rows = [line.split("│")[1:-1] for line in capsys.readouterr().out.splitlines() if "│" in line]
+    cells = {name.strip(): (limit.strip(), cell.strip()) for name, limit, cell in rows}
+    assert cells["centers per level"] == ("100", "100, 101, 101; 1")
+    assert cells["centers"] == ("128", "134, 140, 140; 2")
+    assert cells["things"] == ("32", "32, 32, 32; 0")
+    assert cells["rounds"] == ("4", "2, 5, 5; 1")
+
+
+def test_decisions_of_what_is_no_source_are_refused(bench, capsys):
+    assert bench("decisions").main(["preset:compact", "--images", "nowhere"]) == 1
+    assert capsys.readouterr().err.startswith("decisions: nowhere: neither a folder of pictures nor a recording")

@@ -25,6 +25,7 @@ from rich.table import Table
 
 from panoptic_depth_model.depth import DIRECT, PIXEL, VARIANTS
 from panoptic_depth_model.weights import save_weights
+from panoptic_depth_ros.arguments import count, natural, positive
 from panoptic_depth_training.checkpoint import differences
 from panoptic_depth_training.config import RECIPES, TrainingConfig
 from panoptic_depth_training.data import open_mixture
@@ -154,19 +155,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("folder", type=Path, metavar="OUT_DIR")
     parser.add_argument("--data", action="append", required=True, help=f"labeled images, {WEIGHTED_SYNTAX}")
     parser.add_argument("--holdout", required=True, help=f"images to score on, {SYNTAX}")
-    parser.add_argument("--holdout-count", type=int, help="score on the first of them only (default: all)")
+    parser.add_argument("--holdout-count", type=count, help="score on the first of them only (default: all)")
     parser.add_argument("--recipe", choices=DEPTH_RECIPES, default="default", help="settings (default %(default)s)")
-    parser.add_argument("--budget", type=float, default=0.1, help="share of the recipe's steps (default %(default)s)")
-    parser.add_argument("--seeds", type=int, default=3, help="trainings of each variant (default %(default)s)")
+    parser.add_argument("--budget", type=positive, default=0.1, help="share of the recipe's steps (%(default)s)")
+    parser.add_argument("--seeds", type=count, default=3, help="trainings of each variant (default %(default)s)")
     parser.add_argument("--variants", nargs="+", choices=NAMES, default=list(NAMES))
-    parser.add_argument("--workers", type=int, default=1, help="processes that load images (default %(default)s)")
-    options = parser.parse_args(arguments)
-    for name in ("holdout_count", "seeds"):
-        if (value := getattr(options, name)) is not None and value < 1:
-            parser.error(f"--{name.replace('_', '-')} {value}: expected at least 1")
-    if not 0 < options.budget < math.inf:
-        parser.error(f"--budget {options.budget}: expected a number above 0")
-    return options
+    parser.add_argument("--workers", type=natural, default=1, help="processes that load images (default %(default)s)")
+    return parser.parse_args(arguments)
 
 
 def main() -> None:

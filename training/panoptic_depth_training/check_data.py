@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from panoptic_depth_ros.arguments import count
 from panoptic_depth_ros.interrupt import INTERRUPTED
 from panoptic_depth_ros.taxonomy import LABEL_DIVISOR, VOID_PANOPTIC_ID, Taxonomy
 from panoptic_depth_ros.visualize import depth_color
@@ -204,12 +205,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("source", help=f"{SYNTAX}, or KIND alone with PATH after it")
     parser.add_argument("path", nargs="?", help="PATH[:SPLIT][@FIRST:LAST]")
-    parser.add_argument("--limit", type=int, help="images to read (default: all)")
+    parser.add_argument("--limit", type=count, help="images to read (default: all)")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where contact_sheet.png goes (default: nowhere)")
-    options = parser.parse_args(arguments)
-    if options.limit is not None and options.limit < 1:
-        parser.error(f"--limit {options.limit}: expected at least 1")
-    return options
+    return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

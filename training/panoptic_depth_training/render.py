@@ -20,6 +20,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from typing import Protocol
 
+from panoptic_depth_ros.arguments import count, natural
 from panoptic_depth_ros.interrupt import INTERRUPTED, interrupt_once
 from panoptic_depth_training.datasets import street_folder, street_sequences
 from panoptic_depth_training.datasets.street_recording import SAMPLE_SEED, DriveOptions, write_drive
@@ -141,50 +142,36 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     frames = commands.add_parser("frames", help="images with panoptic ids and depth, six of every street")
     frames.add_argument("folder", type=Path, metavar="OUT_DIR")
-    frames.add_argument("--count", type=_positive, default=1000, help="how many frames (default %(default)s)")
+    frames.add_argument("--count", type=count, default=1000, help="how many frames (default %(default)s)")
     first = "number of the first frame; every multiple of 6 starts another street"
-    frames.add_argument("--seed", type=_natural, default=0, help=first)
+    frames.add_argument("--seed", type=natural, default=0, help=first)
     _add_size(frames, 256, 512)
     _add_jobs(frames)
     sequences = commands.add_parser("sequences", help="six frames of every street in the layout of Cityscapes-DVPS")
     sequences.add_argument("folder", type=Path, metavar="OUT_DIR")
     sequences.add_argument("--split", choices=("train", "val"), default="train", help="(default %(default)s)")
-    sequences.add_argument("--count", type=_positive, default=50, help="how many sequences (default %(default)s)")
-    sequences.add_argument("--seed", type=_natural, default=0, help="of the first one; the next ones count up")
+    sequences.add_argument("--count", type=count, default=50, help="how many sequences (default %(default)s)")
+    sequences.add_argument("--seed", type=natural, default=0, help="of the first one; the next ones count up")
     sequences.add_argument("--lidar", action="store_true", help="also a lidar scan and poses for every frame")
     _add_size(sequences, 256, 512)
     _add_jobs(sequences)
     drive = commands.add_parser("drive", help="a recording: camera, lidar, transforms and truth")
     drive.add_argument("folder", type=Path, metavar="OUT_DIR", help="the bag's folder; must not exist yet")
     sample = "of the street (default: that of samples/street_drive)"
-    drive.add_argument("--seed", type=_natural, default=SAMPLE_SEED, help=sample)
+    drive.add_argument("--seed", type=natural, default=SAMPLE_SEED, help=sample)
     drive.add_argument("--seconds", type=float, default=5.0, help="how long (default %(default)s)")
     drive.add_argument("--rate", type=float, default=10.0, help="frames a second (default %(default)s)")
     _add_size(drive, 512, 1024)
     return parser
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number}: expected 1 or more")
-    return number
-
-
-def _natural(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{number}: expected 0 or more")
-    return number
-
-
 def _add_size(parser: argparse.ArgumentParser, height: int, width: int) -> None:
-    parser.add_argument("--height", type=_positive, default=height, help="px (default %(default)s)")
-    parser.add_argument("--width", type=_positive, default=width, help="px (default %(default)s)")
+    parser.add_argument("--height", type=count, default=height, help="px (default %(default)s)")
+    parser.add_argument("--width", type=count, default=width, help="px (default %(default)s)")
 
 
 def _add_jobs(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--jobs", type=_positive, default=os.cpu_count(), help="processes (default: one for each core)")
+    parser.add_argument("--jobs", type=count, default=os.cpu_count(), help="processes (default: one for each core)")
 
 
 if __name__ == "__main__":

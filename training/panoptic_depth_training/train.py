@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader
 from panoptic_depth_model.backbones import load_pretrained
 from panoptic_depth_model.panoptic_depth import PanopticDepth
 from panoptic_depth_model.weights import load_weights, save_weights
+from panoptic_depth_ros.arguments import count, natural
 from panoptic_depth_ros.taxonomy import Taxonomy
 from panoptic_depth_training.checkpoint import load_checkpoint, save_checkpoint
 from panoptic_depth_training.config import RECIPES, TrainingConfig, changed
@@ -342,12 +343,10 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[TrainingConfig,
             kind = {"action": argparse.BooleanOptionalAction}
         parser.add_argument(flag, default=None, help=text.replace("%", "%%"), **kind)
     parser.add_argument("--holdout", default="", help=f"images to score the trained network on, {SYNTAX}")
-    parser.add_argument("--holdout-count", type=int, help="score the first of them only (default: all)")
-    parser.add_argument("--workers", type=int, default=1, help="processes that load images (default %(default)s)")
+    parser.add_argument("--holdout-count", type=count, help="score the first of them only (default: all)")
+    parser.add_argument("--workers", type=natural, default=1, help="processes that load images (default %(default)s)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default %(default)s")
     options = parser.parse_args(arguments)
-    if options.holdout_count is not None and options.holdout_count < 1:
-        parser.error(f"--holdout-count {options.holdout_count}: expected at least 1")
     given = {f.name: getattr(options, f.name) for f in fields(TrainingConfig) if getattr(options, f.name) is not None}
     if "data" in given:
         given["data"] = tuple(given["data"])

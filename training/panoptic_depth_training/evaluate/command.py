@@ -23,6 +23,7 @@ from pathlib import Path
 from rich.console import Console
 
 from panoptic_depth_model.weights import load_weights, save_weights
+from panoptic_depth_ros.arguments import count, image_size
 from panoptic_depth_ros.engines import DEVICES
 from panoptic_depth_ros.interrupt import INTERRUPTED
 from panoptic_depth_training.datasets.labeled import LabeledImages
@@ -61,7 +62,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument("model", type=Path, help="weights (.pt) that train wrote, or an exported model (.onnx)")
     parser.add_argument("--data", required=True, metavar="DATA", help=SYNTAX)
-    parser.add_argument("--count", type=int, help="score the first COUNT images (default: all)")
+    parser.add_argument("--count", type=count, help="score the first COUNT images (default: all)")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where JSON, page, pictures go (default: nowhere)")
     parser.add_argument(
         "--record", nargs="?", const="", type=_name, metavar="NAME",
@@ -69,9 +70,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "other names",
     )
     parser.add_argument("--device", choices=DEVICES, default="auto", help="what runs the model (default %(default)s)")
-    parser.add_argument("--jobs", type=int, default=1, help="processes, each with the model (default %(default)s)")
+    parser.add_argument("--jobs", type=count, default=1, help="processes, each with the model (default %(default)s)")
     parser.add_argument(
-        "--size", type=_size, metavar="HEIGHTxWIDTH", help="input of weights, px (default: the training's)"
+        "--size", type=image_size, metavar="HEIGHTxWIDTH", help="input of weights, px (default: the training's)"
     )
     parser.add_argument("--depth-cap", type=float, default=80.0, metavar="M", help="depth below it counts (default 80)")
     parser.add_argument("--crop", choices=CROPS, default="none", help="where depth counts (default %(default)s)")
@@ -97,19 +98,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parser.parse_args(arguments)
     options.command = shlex.join(["panoptic_depth_training.evaluate", *arguments])
-    for name in ("count", "jobs"):
-        if (value := getattr(options, name)) is not None and value < 1:
-            parser.error(f"--{name} {value}: expected at least 1")
     if options.record is not None and options.model.suffix != WEIGHTS_SUFFIX:
         parser.error(f"--record: {options.model} holds the scores that it was exported with; score its weights (.pt)")
     return options
-
-
-def _size(text: str) -> tuple[int, int]:
-    if not re.fullmatch(r"\d+x\d+", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; expected HEIGHTxWIDTH, like 256x512")
-    height, width = text.split("x")
-    return int(height), int(width)
 
 
 def _name(text: str) -> str:

@@ -12,23 +12,14 @@ the merge, depth and the table.
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
-from unittest.mock import patch
+from collections.abc import Iterable
 
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    CalibrationMethod,
-    MinMaxCalibrater,
-    QuantFormat,
-    QuantType,
-    quantize_static,
-)
+from onnxruntime import InferenceSession
+from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType
+from onnxruntime.quantization.calibrate import TensorsData
 
 # Parts of the network, as its parameters' names begin, and why they are not quantized.
 KEPT = {
@@ -43,17 +34,16 @@ KEPT = {
 
 FEATURES, COORDINATES = ".features", ".coordinates"
 _PARAMETERS = "network."  # how an exported parameter's name begins
+_QUANTIZED = ["Conv", "Add"]
 _SETTINGS = {
     "ActivationSymmetric": True,
     "WeightSymmetric": True,
     "QuantizeBias": False,  # TensorRT dequantizes no 32-bit integers
-    "OpTypesToExcludeOutputQuantization": ["Conv", "Add"],
-    # A map's range is the mean over pictures of its extremes: one odd picture must not coarsen the scale of all.
-    "CalibMovingAverage": True,
+    "OpTypesToExcludeOutputQuantization": _QUANTIZED,
 }
 
 
-def quantize(model: onnx.ModelProto, batches: Iterator[dict[str, np.ndarray]]) -> onnx.ModelProto:
+def quantize(model: onnx.ModelProto, batches: Iterable[dict[str, np.ndarray]]) -> onnx.ModelProto:
     """The model with int8 convolutions. Its weights must be stored in the type that it computes in.
 
     Args:
@@ -61,69 +51,64 @@ def quantize(model: onnx.ModelProto, batches: Iterator[dict[str, np.ndarray]]) -
         batches: what the model will see, by the name of its input. Ranges are taken from these alone.
     """
     split_coordinates(model)
-    # Says that shapes are known and nothing is left to fold, which the exporter has seen to.
-    helper.set_model_props(model, {"onnx.quant.pre_process": "onnxruntime.quant"})
-    in_folder = tempfile.TemporaryDirectory(prefix="panoptic_depth_int8_")
-    with in_folder as folder, patch.object(MinMaxCalibrater, "compute_data", _mean_ranges):
-        path = Path(folder, "model.onnx")
-        quantize_static(
-            model,
-            path,
-            _Batches(batches),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=["Conv", "Add"],
-            nodes_to_quantize=quantized_nodes(model),
-            per_channel=True,
-            activation_type=QuantType.QInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod.MinMax,
-            extra_options=_SETTINGS,
-        )
-        return onnx.load(path)
+    nodes = quantized_nodes(model)
+    quantizer = QDQQuantizer(
+        model,
+        per_channel=True,
+        reduce_range=False,
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QInt8,
+        tensors_range=measured_ranges(model, nodes, batches),
+        nodes_to_quantize=[node.name for node in nodes],
+        nodes_to_exclude=[],
+        op_types_to_quantize=_QUANTIZED,
+        extra_options=_SETTINGS,
+    )
+    quantizer.quantize_model()
+    quantizer.model.topological_sort()
+    return quantizer.model.model
 
 
-_ranges = MinMaxCalibrater.compute_data
+def measured_ranges(
+    model: onnx.ModelProto, nodes: Iterable[NodeProto], batches: Iterable[dict[str, np.ndarray]]
+) -> TensorsData:
+    """From where to where the maps go that some nodes read.
 
-
-def _mean_ranges(calibrater: Any) -> Any:
-    """The ranges of all maps, from extremes that are added up in float32.
-
-    ONNX Runtime adds them in the graph's own type, and of 32 pictures a mean above 2047 is infinite in float16.
+    A range is the mean over batches of the map's extremes: one odd picture must not coarsen the scale of all. The mean
+    is taken in float32, as float16 is infinite above 65504.
     """
-    if not calibrater.intermediate_outputs:  # asked again
-        return _ranges(calibrater)
-    names = [output.name for output in calibrater.infer_session.get_outputs()]
-    first = dict(zip(names, calibrater.intermediate_outputs[0], strict=True))
-    kinds = {name.rpartition("_")[0]: value.dtype for name, value in first.items() if value is not None}
-    calibrater.intermediate_outputs = [
-        [value if value is None else value.astype(np.float32) for value in values]
-        for values in calibrater.intermediate_outputs
-    ]
-    ranges = _ranges(calibrater)
-    for name, found in ranges.items():
-        found.lowest, found.highest = (bound.astype(kinds[name]) for bound in (found.lowest, found.highest))
-    return ranges
+    weights = {tensor.name for tensor in model.graph.initializer}
+    maps = list(dict.fromkeys(name for node in nodes for name in node.input if name and name not in weights))
+    session = InferenceSession(_with_extremes(model, maps).SerializeToString(), providers=["CPUExecutionProvider"])
+    extremes = [session.run(None, batch) for batch in batches]  # of map after map, the lowest and the highest value
+    means = (np.mean(each, dtype=np.float32).astype(each[0].dtype) for each in zip(*extremes, strict=True))
+    return TensorsData(CalibrationMethod.MinMax, {name: (next(means), next(means)) for name in maps})
 
 
-class _Batches(CalibrationDataReader):
-    def __init__(self, batches: Iterator[dict[str, np.ndarray]]) -> None:
-        self._batches = batches
+def _with_extremes(model: onnx.ModelProto, maps: Iterable[str]) -> onnx.ModelProto:
+    """The model with the lowest and the highest value of each map for its outputs."""
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    del probe.graph.output[:]
+    for name in maps:
+        for reduction in ("ReduceMin", "ReduceMax"):
+            output = f"{name}.{reduction}"
+            probe.graph.node.append(helper.make_node(reduction, [name], [output], keepdims=0))
+            probe.graph.output.append(onnx.ValueInfoProto(name=output))  # the engine finds its type
+    return probe
 
-    def get_next(self) -> Any:
-        return next(self._batches, None)
 
-
-def quantized_nodes(model: onnx.ModelProto) -> list[str]:
-    """The names of the convolutions that are quantized, and of the sums of two of them."""
+def quantized_nodes(model: onnx.ModelProto) -> list[NodeProto]:
+    """The convolutions that are quantized, and the sums of two of them."""
     weights = {tensor.name for tensor in model.graph.initializer if tensor.name.startswith(_PARAMETERS)}
-    maps, names = set(), []
+    maps, nodes = set(), []
     for node in model.graph.node:
         is_convolution = node.op_type == "Conv" and node.input[1] in weights and not _is_kept(node.input[1])
         if is_convolution:
             maps.update(node.output)
         if is_convolution or (node.op_type == "Add" and maps.issuperset(node.input)):
-            names.append(node.name)
-    return names
+            nodes.append(node)
+    return nodes
 
 
 def _is_kept(weight: str) -> bool:
