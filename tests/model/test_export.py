@@ -193,24 +193,40 @@ def whole_maps(exported, images) -> list[np.ndarray]:
     return maps_of(exported("float32"), images.numpy(), with_onnxruntime)
 
 
-@pytest.mark.parametrize("kind", [np.float16, np.float32])
-def test_a_range_is_the_mean_over_any_number_of_pictures(kind):
-    """Whose sum may be more than float16 can hold."""
-    helper, element = onnx.helper, onnx.helper.np_dtype_to_tensor_dtype(np.dtype(kind))
-    shape = [1, 1, 4, 4]
+def quantized_convolution(weight: np.ndarray, pictures: list[np.ndarray]) -> onnx.ModelProto:
+    """A 1x1 convolution [O, 1, 1, 1] in int8, calibrated on pictures [1, 1, h, w] of the same type."""
+    helper, element = onnx.helper, onnx.helper.np_dtype_to_tensor_dtype(weight.dtype)
+    shape = pictures[0].shape
     graph = helper.make_graph(
         [helper.make_node("Conv", [INPUT, "network.a.weight"], ["map"], name="a")],
         "one convolution",
         [helper.make_tensor_value_info(INPUT, element, shape)],
-        [helper.make_tensor_value_info("map", element, shape)],
-        [onnx.numpy_helper.from_array(np.full((1, 1, 1, 1), 0.01, kind), "network.a.weight")],
+        [helper.make_tensor_value_info("map", element, [1, len(weight), *shape[2:]])],
+        [onnx.numpy_helper.from_array(weight, "network.a.weight")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", exported_graph.OPSET)], ir_version=9)
-    pictures = ({INPUT: np.full(shape, 2000 + 100 * number, kind)} for number in range(40))
-    quantized = quantize(model, pictures)
+    return quantize(model, ({INPUT: picture} for picture in pictures))
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32])
+def test_a_range_is_the_mean_over_any_number_of_pictures(kind):
+    """Whose sum may be more than float16 can hold."""
+    pictures = [np.full((1, 1, 4, 4), 2000 + 100 * number, kind) for number in range(40)]
+    quantized = quantized_convolution(np.full((1, 1, 1, 1), 0.01, kind), pictures)
     (pair,) = [node for node in quantized.graph.node if node.op_type == "QuantizeLinear"]
     (scale,) = [tensor for tensor in quantized.graph.initializer if tensor.name == pair.input[1]]
     assert onnx.numpy_helper.to_array(scale) == pytest.approx((2000 + 100 * 19.5) / 127, rel=1e-2)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32])
+def test_channels_with_small_weights_are_not_lost(kind):
+    """Their scale would be no normal number of float16."""
+    weight = np.array([0.5, 5e-3, 1e-3], kind).reshape(3, 1, 1, 1)
+    picture = np.full((1, 1, 4, 4), 100, kind)
+    model = quantized_convolution(weight, [picture])
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    found = session.run(None, {INPUT: picture})[0][0, :, 0, 0]
+    assert found == pytest.approx([50, 0.5, 0.1], rel=0.1)
 
 
 @pytest.mark.parametrize("precision", INT8)

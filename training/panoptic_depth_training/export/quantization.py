@@ -39,6 +39,9 @@ _SETTINGS = {
     "ActivationSymmetric": True,
     "WeightSymmetric": True,
     "QuantizeBias": False,  # TensorRT dequantizes no 32-bit integers
+    # Of a channel with smaller weights the scale would be below the normal numbers of float16; ONNX Runtime then takes
+    # a scale of 1, and all its weights become 0.
+    "MinimumRealRange": 256 * float(np.finfo(np.float16).tiny),
     "OpTypesToExcludeOutputQuantization": _QUANTIZED,
 }
 
