@@ -12,7 +12,7 @@ import platform
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -73,14 +73,17 @@ class TensorRtEngine:
         file = folder / file_name(self._manifest, fingerprint)
 
         def make() -> Built:
-            timings = None if is_rtx(trt) else _read_timings(folder, fingerprint)
-            built = build(trt, model, options, report, earlier_seconds(file), timings)
+            timings = _timings(folder, fingerprint)
+            built = build(trt, model, options, report, earlier_seconds(file), None if is_rtx(trt) else timings.read())
             if built.timing_cache:
-                _write_timings(folder, fingerprint, built.timing_cache)
+                timings.write(built.timing_cache)
             return built
 
+        kernels = _kernels(folder, fingerprint)
+        compiled = kernels.read() if is_rtx(trt) else b""
+
         def open_plan(plan: bytes | memoryview) -> PlanRunner:
-            return PlanRunner(trt, cuda, plan, report)
+            return PlanRunner(trt, cuda, plan, report, compiled)
 
         def prove(runner: PlanRunner) -> dict[str, Any]:
             parity = compare_with_onnxruntime(path, graph, self._manifest, runner.infer_each)
@@ -88,6 +91,8 @@ class TensorRtEngine:
 
         with locked(file, report):
             self._runner = load_or_build(file, fingerprint, make, open_plan, prove, report)
+            if self._runner.kernels not in (b"", compiled):
+                kernels.write(self._runner.kernels)
         launches = "" if self._runner.uses_graph else ", without CUDA graph"
         self._description = f"{flavor(trt)} on {gpu.name}, {arithmetic(graph)}{launches}"
 
@@ -236,19 +241,33 @@ def _changes(file: Path, fingerprint: Fingerprint) -> str:
     return ""
 
 
-def _timings_fingerprint(fingerprint: Fingerprint) -> Fingerprint:
-    """Measurements of layers hold for all models on one machine."""
-    return {"content": "timings", **{k: v for k, v in fingerprint.items() if k not in ("model", "workspace")}}
+@dataclass(frozen=True)
+class _Kept:
+    """What makes a later build or start quicker, beside the engines."""
+
+    folder: Path
+    fingerprint: Fingerprint
+
+    @property
+    def _file(self) -> Path:
+        return self.folder / f"{self.fingerprint['content']}-{digest(self.fingerprint)}"
+
+    def read(self) -> bytes:
+        """Empty where there is nothing that may be used."""
+        with suppress(FileNotFoundError, RefusedError):
+            return bytes(read_sealed(self._file, self.fingerprint)[1])
+        return b""
+
+    def write(self, content: bytes) -> None:
+        write_sealed(self._file, {"fingerprint": self.fingerprint}, content)
 
 
-def _read_timings(folder: Path, fingerprint: Fingerprint) -> bytes:
-    """Earlier measurements; empty where there are none that may be used."""
-    wanted = _timings_fingerprint(fingerprint)
-    with suppress(FileNotFoundError, RefusedError):
-        return bytes(read_sealed(folder / f"timings-{digest(wanted)}", wanted)[1])
-    return b""
+def _timings(folder: Path, fingerprint: Fingerprint) -> _Kept:
+    """TensorRT's measurements of layers, which hold for all models on one machine."""
+    machine = {k: v for k, v in fingerprint.items() if k not in ("model", "workspace")}
+    return _Kept(folder, {"content": "timings", **machine})
 
 
-def _write_timings(folder: Path, fingerprint: Fingerprint, timings: bytes) -> None:
-    wanted = _timings_fingerprint(fingerprint)
-    write_sealed(folder / f"timings-{digest(wanted)}", {"fingerprint": wanted}, timings)
+def _kernels(folder: Path, fingerprint: Fingerprint) -> _Kept:
+    """What TensorRT-RTX compiles for a GPU when an engine is opened, which takes seconds."""
+    return _Kept(folder, {"content": "kernels", **fingerprint})

@@ -8,9 +8,10 @@ next::
     compute     frame k ..............................   frame k+1 ...
     other slot  outputs k-1 download, image k+1 uploads   outputs k ...
 
-`infer`, which the node uses, has one frame under way: its answer is wanted before the next image is chosen. There is
-one execution context, hence one frame computes at a time. Its kernels are launched as a CUDA graph per slot where they
-can be captured, one by one where not.
+`infer`, which the node uses, has one frame under way: its answer is wanted before the next image is chosen. One frame
+computes at a time, so that the slots' execution contexts share their scratch memory. Kernels are launched as a CUDA
+graph where they can be captured, one by one where not. TensorRT asks for a context of its own for every graph: what is
+changed in one, such as an address, invalidates the graphs that were captured from it.
 
 Each of the three lies between two events of its own stream, the first behind whatever it waits for, so that the GPU's
 clock tells how long it took, also beside other frames. That takes three more records a frame and no wait; nothing is
@@ -33,23 +34,24 @@ import numpy as np
 
 from panoptic_depth_ros.engines.cuda import Cuda
 from panoptic_depth_ros.engines.errors import DeviceLostError, DeviceMemoryError, EngineError
-from panoptic_depth_ros.engines.tensorrt_build import Report, failure, flavor, open_log
+from panoptic_depth_ros.engines.tensorrt_build import Report, failure, flavor, is_rtx, open_log
 from panoptic_depth_ros.manifest import INPUT, OUTPUTS
 
 _SLOTS = 2
 _ALIGNMENT = 256  # bytes, as cudaMalloc's own
+_REMEDY = "remove it from the cache and build it again"
 
 
 @dataclass
 class _Slot:
     """Buffers and order of one frame under way."""
 
+    context: Any  # bound to the device's buffers
     images: np.ndarray  # pinned [B, h, w, 3] uint8
     outputs: dict[str, np.ndarray]  # views of downloads
     downloads: np.ndarray  # pinned, all outputs one after the other
     device_images: int
     device_outputs: int
-    addresses: dict[str, int]
     uploading: Any  # events, in the order of a frame
     uploaded: Any
     computing: Any
@@ -63,9 +65,14 @@ class _Slot:
 class PlanRunner:
     """A deserialized engine with its buffers. Calls come from one thread at a time."""
 
-    def __init__(self, trt: Any, cuda: Cuda, plan: bytes | memoryview, report: Report) -> None:
-        """Raises EngineError where TensorRT does not take the plan, DeviceMemoryError where it does not fit."""
+    def __init__(self, trt: Any, cuda: Cuda, plan: bytes | memoryview, report: Report, kernels: bytes = b"") -> None:
+        """Raises EngineError where TensorRT does not take the plan, DeviceMemoryError where it does not fit.
+
+        Args:
+            kernels: of an earlier runner of this plan, which then need not be compiled; ignored where they do not fit.
+        """
         self._trt, self._cuda = trt, cuda
+        self._compiled: Any = None  # TensorRT-RTX's kernels
         self._owned = ExitStack()
         self._log = open_log(trt)
         self._log.errors = []
@@ -73,10 +80,10 @@ class PlanRunner:
         self._answered: _Slot | None = None  # its events are those of the last answer
         self._streams: list[Any] = []
         try:
-            self._engine, self._context = self._open(plan)
+            self._engine = self._open(plan)
             self._streams = [self._own(cuda.stream(), cuda.destroy_stream) for _ in range(3)]
             self._upload, self._compute, self._download = self._streams
-            self._slots = [self._slot() for _ in range(_SLOTS)]
+            self._slots = [self._slot(context) for context in self._contexts(kernels)]
             self.uses_graph = self._capture(report)
         except BaseException:
             self.close()
@@ -110,6 +117,12 @@ class PlanRunner:
         }
         return {stage: self._cuda.elapsed_ms(*events) for stage, events in stages.items()}
 
+    @property
+    def kernels(self) -> bytes:
+        """What TensorRT-RTX compiled for this GPU when the plan was opened; empty with TensorRT proper."""
+        content = None if self._compiled is None else self._compiled.serialize()
+        return b"" if content is None else bytes(content)
+
     def layers(self) -> dict[str, int]:
         """How many layers of which kind the optimized engine has; empty where TensorRT does not tell."""
         inspector = self._engine.create_engine_inspector()
@@ -129,35 +142,56 @@ class PlanRunner:
                 self._cuda.join_stream(stream)
         self._owned.close()
         self._slots = []
-        self._answered = self._context = self._engine = None
+        self._answered = self._compiled = self._engine = None
 
     # ---- set-up ----
 
-    def _open(self, plan: bytes | memoryview) -> tuple[Any, Any]:
-        remedy = "remove it from the cache and build it again"
+    def _open(self, plan: bytes | memoryview) -> Any:
         self._runtime = runtime = self._trt.Runtime(self._log)
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
-            raise failure(self._log, f"{flavor(self._trt)} does not take the engine", remedy)
+            raise failure(self._log, f"{flavor(self._trt)} does not take the engine", _REMEDY)
         names = {engine.get_tensor_name(i) for i in range(engine.num_io_tensors)}
         if names != {INPUT, *OUTPUTS}:
-            raise EngineError(f"the engine has the tensors {', '.join(sorted(names))}, not the contract's; {remedy}")
-        context = engine.create_execution_context()
-        if context is None:
-            raise failure(self._log, f"{flavor(self._trt)} cannot run the engine", remedy)
-        shape = tuple(engine.get_tensor_shape(INPUT))
-        context.set_input_shape(INPUT, (abs(shape[0]), *shape[1:]))  # an open batch axis is -1: one image
-        return engine, context
+            raise EngineError(f"the engine has the tensors {', '.join(sorted(names))}, not the contract's; {_REMEDY}")
+        return engine
 
-    def _slot(self) -> _Slot:
+    def _contexts(self, kernels: bytes) -> Iterator[Any]:
+        """An execution context for each slot, with the scratch memory that they share."""
+        engine, size = self._engine, max(1, self._engine.device_memory_size_v2)
+        scratch = self._own(self._cuda.allocate(size), self._cuda.free)
+        batch, *shape = engine.get_tensor_shape(INPUT)
+        kind = self._kind_of_context(kernels)
+        for _ in range(_SLOTS):
+            context = engine.create_execution_context(kind)
+            if context is None:
+                raise failure(self._log, f"{flavor(self._trt)} cannot run the engine", _REMEDY)
+            context.set_device_memory(scratch, size)
+            context.set_input_shape(INPUT, (abs(batch), *shape))  # an open batch axis is -1: one image
+            yield context
+
+    def _kind_of_context(self, kernels: bytes) -> Any:
+        """What contexts are made with: scratch memory is ours; what TensorRT-RTX compiles for one serves the others."""
+        ours = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        if not is_rtx(self._trt):
+            return ours
+        settings = self._engine.create_runtime_config()
+        settings.set_execution_context_allocation_strategy(ours)
+        self._compiled = settings.create_runtime_cache()
+        if kernels:
+            self._compiled.deserialize(kernels)
+        settings.set_runtime_cache(self._compiled)
+        return settings
+
+    def _slot(self, context: Any) -> _Slot:
         cuda, trt = self._cuda, self._trt
         layout, size = {}, 0
         for name in OUTPUTS:
             dtype = np.dtype(trt.nptype(self._engine.get_tensor_dtype(name)))
-            shape = tuple(self._context.get_tensor_shape(name))
+            shape = tuple(context.get_tensor_shape(name))
             layout[name] = (size, dtype, shape)
             size += -(-math.prod(shape) * dtype.itemsize // _ALIGNMENT) * _ALIGNMENT
-        image_shape = tuple(self._context.get_tensor_shape(INPUT))
+        image_shape = tuple(context.get_tensor_shape(INPUT))
         images, downloads = cuda.pinned(math.prod(image_shape)).reshape(image_shape), cuda.pinned(size)
         device_images = self._own(cuda.allocate(images.nbytes), cuda.free)
         device_outputs = self._own(cuda.allocate(size), cuda.free)
@@ -165,18 +199,18 @@ class PlanRunner:
             name: downloads[at : at + math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
             for name, (at, dtype, shape) in layout.items()
         }
-        addresses = {name: device_outputs + at for name, (at, _, _) in layout.items()}
+        context.set_tensor_address(INPUT, device_images)
+        for name, (at, _, _) in layout.items():
+            context.set_tensor_address(name, device_outputs + at)
         events = (self._own(cuda.event(), cuda.destroy_event) for _ in range(6))
-        return _Slot(
-            images, outputs, downloads, device_images, device_outputs, {INPUT: device_images, **addresses}, *events
-        )
+        return _Slot(context, images, outputs, downloads, device_images, device_outputs, *events)
 
     def _capture(self, report: Report) -> bool:
         """Record each slot's kernels as a graph; returns whether that worked."""
         for slot in self._slots:
             self._enqueue(slot)  # once without: TensorRT sets up what it needs on the first call
         self._cuda.join_stream(self._compute)
-        capturable = getattr(self._context, "is_stream_capturable", None)
+        capturable = getattr(self._slots[0].context, "is_stream_capturable", None)
         if capturable is not None and not capturable(int(self._compute)):
             report("TensorRT does not let this engine's kernels be captured; they are launched one by one")
             return False
@@ -244,9 +278,7 @@ class PlanRunner:
 
     def _enqueue(self, slot: _Slot) -> None:
         """Put the network's kernels for a slot into the computing stream."""
-        for name, address in slot.addresses.items():
-            self._context.set_tensor_address(name, address)
-        if not self._context.execute_async_v3(int(self._compute)):
+        if not slot.context.execute_async_v3(int(self._compute)):
             error = failure(self._log, f"{flavor(self._trt)} could not run a frame", "start the program again")
             try:
                 self._cuda.join_stream(self._compute)

@@ -22,6 +22,7 @@ from panoptic_depth_ros.engines.tensorrt_run import PlanRunner
 from panoptic_depth_ros.manifest import INPUT, OUTPUT_TYPES, OUTPUTS
 
 H, W, ROWS = 4, 6, 3
+SCRATCH_BYTES = H * W * 3
 SHAPES = {INPUT: (1, H, W, 3), **{name: (1, H, W) if name in OUTPUTS[:2] else (1, ROWS) for name in OUTPUTS}}
 
 
@@ -240,12 +241,21 @@ class SimulatedRuntime:
 
 
 class SimulatedContext:
-    """A network in two kernels with scratch memory between them, as the real one has: frames must not interleave."""
+    """A network in two kernels with scratch memory between them, as the real one has: frames must not interleave.
+    A graph is good for as long as the context that it was captured from stays as it was.
+    """
 
-    def __init__(self, runtime: SimulatedRuntime) -> None:
-        self.runtime, self.scratch = runtime, np.zeros(SHAPES[INPUT], np.uint8)
+    def __init__(self, runtime: SimulatedRuntime, succeeds: Callable[[int], bool]) -> None:
+        self.runtime, self.succeeds = runtime, succeeds
+        self.scratch = 0
         self.addresses: dict[str, int] = {}
-        self.succeeds: Callable[[int], bool] = lambda stream: True
+        self.changes = 0
+
+    def set_device_memory(self, address: int, size: int) -> None:
+        assert size == SCRATCH_BYTES
+        assert size <= len(self.runtime.memory[address])
+        self.scratch = address
+        self.changes += 1
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         return (name, shape) == (INPUT, SHAPES[INPUT])
@@ -255,19 +265,22 @@ class SimulatedContext:
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         self.addresses[name] = address
+        self.changes += 1
         return True
 
     def execute_async_v3(self, stream: int) -> bool:
         if not self.succeeds(stream):
             return False
-        addresses = dict(self.addresses)
+        addresses, changes = dict(self.addresses), self.changes
+        scratch = array_at(self.scratch, INPUT, "uint8")
 
         def read() -> bool:
-            self.scratch[:] = array_at(addresses[INPUT], INPUT, "uint8")
+            assert self.changes == changes, "the context was changed after its kernels were captured"
+            scratch[:] = array_at(addresses[INPUT], INPUT, "uint8")
             return True
 
         def write() -> bool:
-            for name, values in answer(self.scratch).items():
+            for name, values in answer(scratch).items():
                 array_at(addresses[name], name, OUTPUT_TYPES[name])[:] = values
             return True
 
@@ -295,19 +308,31 @@ class SimulatedTensorRt:
 
     __name__, __version__ = "tensorrt", "10.3.0"
     LayerInformationFormat = SimpleNamespace(JSON=1)
+    ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED=2)
 
     class ILogger:
         Severity = SimpleNamespace(ERROR=1, INTERNAL_ERROR=0)
 
     def __init__(self, runtime: SimulatedRuntime) -> None:
-        self.context = context = SimulatedContext(runtime)
+        self.contexts: list[SimulatedContext] = []
+        self.succeeds: Callable[[int], bool] = lambda stream: True  # whether kernels can be launched
+        self.capturable: bool | None = None  # what contexts say; None: older ones, which say nothing
         names = [*OUTPUTS, INPUT]
+
+        def create_execution_context(strategy: int) -> SimulatedContext:
+            assert strategy == self.ExecutionContextAllocationStrategy.USER_MANAGED
+            self.contexts.append(SimulatedContext(runtime, lambda stream: self.succeeds(stream)))
+            if self.capturable is not None:
+                self.contexts[-1].is_stream_capturable = lambda _: self.capturable  # type: ignore[attr-defined]
+            return self.contexts[-1]
+
         self.engine = SimpleNamespace(
             num_io_tensors=len(names),
             get_tensor_name=lambda i: names[i],
             get_tensor_shape=lambda name: (-1, *SHAPES[name][1:]),
             get_tensor_dtype=lambda name: OUTPUT_TYPES[name],
-            create_execution_context=lambda: context,
+            create_execution_context=create_execution_context,
+            device_memory_size_v2=SCRATCH_BYTES,
             create_engine_inspector=lambda: SimpleNamespace(
                 get_engine_information=lambda _: '{"Layers": [{"LayerType": "gemm"}, {"LayerType": "gemm"}]}'
             ),
@@ -374,6 +399,64 @@ def test_frames_under_way_together_do_not_mix(runtime: SimulatedRuntime) -> None
         assert_same(outputs, images)
 
 
+def test_each_slot_has_a_context_of_its_own_and_all_have_one_scratch_memory(one_runtime: SimulatedRuntime) -> None:
+    _, trt = make_runner(one_runtime)
+    assert len(trt.contexts) == 2
+    assert len({context.scratch for context in trt.contexts}) == 1
+    assert len({context.addresses[INPUT] for context in trt.contexts}) == 2
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_tensorrt_rtx_compiles_once_for_all_contexts_and_starts(one_runtime: SimulatedRuntime, fits: bool) -> None:
+    class Cache:
+        def __init__(self) -> None:
+            self.kernels = b""
+
+        def deserialize(self, kernels: bytes) -> bool:
+            self.kernels = kernels if fits else b""
+            return fits
+
+        def serialize(self) -> bytearray:
+            return bytearray(self.kernels)
+
+    class Settings:
+        def create_runtime_cache(self) -> Cache:
+            return Cache()
+
+        def set_runtime_cache(self, cache: Cache) -> bool:
+            self.cache = cache
+            return True
+
+        def set_execution_context_allocation_strategy(self, strategy: int) -> None:
+            self.strategy = strategy
+
+    class Rtx(SimulatedTensorRt):
+        __name__ = "tensorrt_rtx"
+        compilations = 0
+
+        def __init__(self, runtime: SimulatedRuntime) -> None:
+            super().__init__(runtime)
+            create = self.engine.create_execution_context
+            self.engine.create_runtime_config = Settings
+
+            def create_execution_context(settings: Settings) -> SimulatedContext:
+                if not settings.cache.kernels:
+                    self.compilations += 1
+                    settings.cache.kernels = b"compiled"
+                return create(settings.strategy)
+
+            self.engine.create_execution_context = create_execution_context
+
+    trt = Rtx(one_runtime)
+    kernels = PlanRunner(trt, Cuda(one_runtime), b"plan", lambda text: None).kernels
+    assert (kernels, trt.compilations) == (b"compiled", 1)
+    runner = PlanRunner(trt, Cuda(one_runtime), b"plan", lambda text: None, kernels)
+    assert trt.compilations == (1 if fits else 2)
+    (images,) = pictures(1)
+    assert_same(runner.infer(images), images)
+    assert make_runner(one_runtime)[0].kernels == b""  # TensorRT proper
+
+
 # ---- the GPU's clock ----
 
 
@@ -382,7 +465,7 @@ def test_the_gpus_clock_tells_how_long_a_frame_uploads_computes_and_downloads(
     runtime: SimulatedRuntime, captures: bool
 ) -> None:
     trt = SimulatedTensorRt(runtime)
-    trt.context.is_stream_capturable = lambda stream: captures  # type: ignore[attr-defined]
+    trt.capturable = captures
     runner = PlanRunner(trt, Cuda(runtime), b"plan", lambda text: None)
     assert runner.uses_graph == captures
     for images in pictures(5):
@@ -465,7 +548,7 @@ def test_kernels_that_cannot_be_captured_are_launched_one_by_one(
     reports: list[str] = []
     trt = SimulatedTensorRt(one_runtime)
     good = iter(range(captures))  # as many captures succeed
-    trt.context.succeeds = lambda stream: stream not in one_runtime.capturing or next(good, None) is not None
+    trt.succeeds = lambda stream: stream not in one_runtime.capturing or next(good, None) is not None
     runner = PlanRunner(trt, Cuda(one_runtime), b"plan", reports.append)
     assert not runner.uses_graph
     assert len(reports) == 1
@@ -478,7 +561,7 @@ def test_kernels_that_cannot_be_captured_are_launched_one_by_one(
 
 def test_a_context_that_says_it_cannot_be_captured_is_believed(one_runtime: SimulatedRuntime) -> None:
     trt = SimulatedTensorRt(one_runtime)
-    trt.context.is_stream_capturable = lambda stream: False  # type: ignore[attr-defined]
+    trt.capturable = False
     runner = PlanRunner(trt, Cuda(one_runtime), b"plan", lambda text: None)
     assert not runner.uses_graph
     (images,) = pictures(1)
@@ -523,7 +606,7 @@ def test_a_frame_that_tensorrt_refuses_is_an_error_with_its_reason(one_runtime: 
     runner, trt = make_runner(one_runtime)
     for slot in runner._slots:
         slot.graph = None
-    trt.context.succeeds = lambda stream: bool(trt.log.log(trt.ILogger.Severity.ERROR, "address not set"))
+    trt.succeeds = lambda stream: bool(trt.log.log(trt.ILogger.Severity.ERROR, "address not set"))
     (images,) = pictures(1)
     with pytest.raises(EngineError, match=r"TensorRT 10.3.0 could not run a frame \(address not set\)"):
         runner.infer(images)
@@ -533,7 +616,7 @@ def test_a_device_that_is_lost_behind_tensorrts_back_is_told_apart(one_runtime: 
     runner, trt = make_runner(one_runtime)
     for slot in runner._slots:
         slot.graph = None
-    trt.context.succeeds = lambda stream: False
+    trt.succeeds = lambda stream: False
     one_runtime.fail["cudaStreamSynchronize"] = CudaError.cudaErrorLaunchFailure
     (images,) = pictures(1)
     with pytest.raises(DeviceLostError, match="the GPU stopped working"):

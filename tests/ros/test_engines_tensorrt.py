@@ -306,8 +306,9 @@ class StandIn:
     depth_factor = 1.0
     gpu_stages_ms = {"upload": 1.0, "compute": 2.0, "download": 3.0}  # noqa: RUF012
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, given: bytes) -> None:
         self.engine, self.is_closed = OnnxRuntimeEngine(path), False
+        self.given, self.kernels = given, b"compiled"
 
     def infer(self, images: np.ndarray) -> dict[str, np.ndarray]:
         outputs = self.engine.infer(images)
@@ -330,9 +331,9 @@ def stand_ins(trt: Any, model: Any, monkeypatch: pytest.MonkeyPatch) -> list[Sta
     gpu = Gpu("Some GPU", "8.6", 28, 12 << 30, "580.1")
     cuda = type("NoCuda", (), {"runtime_version": lambda self: "13.0"})()
 
-    def open_plan(trt: Any, cuda: Any, plan: Any, report: Any) -> StandIn:
+    def open_plan(trt: Any, cuda: Any, plan: Any, report: Any, kernels: bytes) -> StandIn:
         assert len(plan) > 1000
-        opened.append(StandIn(path))
+        opened.append(StandIn(path, kernels))
         return opened[-1]
 
     def build_for_another(trt: Any, content: bytes, options: BuildOptions, *rest: Any) -> Any:
@@ -400,6 +401,17 @@ def test_tensorrt_proper_begins_from_the_measurements_of_earlier_builds(
     assert given[3] == (7.0, b"")
 
 
+def test_kernels_of_tensorrt_rtx_are_compiled_once(model: Any, stand_ins: list[StandIn], tmp_path: Path) -> None:
+    for _ in range(2):
+        open_engine(model(), "tensorrt")
+    [file] = (tmp_path / "cache" / "panoptic_depth" / "engines").glob("kernels-*")
+    file.write_bytes(file.read_bytes()[:-1])
+    for _ in range(2):
+        open_engine(model(), "tensorrt")
+    open_engine(model(), "tensorrt", workspace_gib=1.0)  # another engine
+    assert [runner.given for runner in stand_ins] == [b"", b"compiled", b"", b"compiled", b""]
+
+
 @pytest.mark.usefixtures("signals_as_before", "wide")
 def test_build_engine_builds_what_the_node_will_find(
     model: Any, stand_ins: list[StandIn], capsys: pytest.CaptureFixture[str]
@@ -423,6 +435,8 @@ def test_a_gpu_that_tensorrt_rtx_has_no_code_for_is_refused(trt: Any, monkeypatc
 
 _OWNERS = {
     "runtime": "Runtime",
+    "settings": "IRuntimeConfig",
+    "compiled": "IRuntimeCache",
     "engine": "ICudaEngine",
     "context": "IExecutionContext",
     "inspector": "EngineInspector",
