@@ -189,6 +189,30 @@ def test_two_processes_train_and_write_once(tmp_path, config):
     assert all(tensor.isfinite().all() for tensor in network.state_dict().values())
 
 
+def test_an_image_that_one_process_cannot_read_ends_them_all_and_keeps_the_steps(tmp_path, config, broken_frames):
+    line = ["-m", "panoptic_depth_training.train", str(tmp_path), "--recipe", "debug", "--device", "cpu"]
+    line += ["--data", f"synthetic:{broken_frames}", "--height", "32", "--width", "64", "--steps", "50"]
+    run = subprocess.run(
+        [*TORCHRUN, "29513", *line], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=180, check=False,
+    )
+    assert run.returncode == 1
+    said = [text for text in run.stderr.splitlines() if text.startswith("train: ")]
+    assert len(said) == 2, run.stderr
+    assert sum("_panoptic.png: " in text for text in said) == 1
+    assert sum("another process could not read an image" in text for text in said) == 1
+    assert torch.load(tmp_path / "checkpoint.pt")["step"] < 50
+
+
+def test_curves_are_written_only_where_there_is_a_folder_for_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder, files in ((None, 0), (tmp_path, 1)):
+        with Report(folder, ("loss",), 0, 1, ALONE.device) as report:
+            report.add(torch.ones(1))
+            assert report.tell(1, 0.1)
+        assert len(list(tmp_path.rglob("events*"))) == files
+
+
 def test_a_finished_training_has_nothing_left_to_do(tmp_path, config):
     once = trained(replace(config, steps=1), tmp_path)
     again = trained(replace(config, steps=1), tmp_path)

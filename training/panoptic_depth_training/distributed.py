@@ -37,10 +37,10 @@ class Processes:
         return values / self.count
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set in any process; all of them must ask."""
+        """Whether the flag is set in any process; all of them must ask. No GPU is waited for."""
         if self.count == 1:
             return flag
-        value = torch.tensor(float(flag), device=self.device)
+        value = torch.tensor(float(flag))
         distributed.all_reduce(value, op=distributed.ReduceOp.MAX)
         return bool(value.item())
 
@@ -67,7 +67,7 @@ def join(device: str) -> Processes:
         torch.cuda.set_device(local)
         torch.backends.cudnn.benchmark = True  # shapes stay, so the search for the fastest convolution pays
     if count > 1 and not distributed.is_initialized():
-        distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
     return Processes(rank, count, torch.device(device, local) if device == "cuda" else CPU)
 
 

@@ -28,19 +28,22 @@ class NotFinite(ValueError):
 class Report:
     """Sums losses on the device and looks at them every few seconds only, so that a GPU is not waited for."""
 
-    def __init__(self, folder: Path, names: tuple[str, ...], first_step: int, steps: int, device: torch.device) -> None:
+    def __init__(
+        self, folder: Path | None, names: tuple[str, ...], first_step: int, steps: int, device: torch.device
+    ) -> None:
+        """`folder`: where the curves go; None for a process that says nothing, because another one does."""
         self.names = names
         self.device = device
         self.steps = steps
         self.sums = torch.zeros(len(names), device=device)
         self.reported_step = first_step
         self.reported_s = self.printed_s = time.monotonic()
-        self.writer = _tensorboard(folder)
+        self.writer = _tensorboard(folder) if folder else None
         self.console = Console(stderr=True)
         self.bar = Progress(
             TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[text]}"),
             TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=self.console,
-            disable=not self.console.is_terminal,
+            disable=not (folder and self.console.is_terminal),
         )
         self.task = self.bar.add_task("", total=steps, completed=first_step, text="")
 

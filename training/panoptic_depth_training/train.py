@@ -58,7 +58,7 @@ CHECKPOINT, WEIGHTS, SETTINGS = "checkpoint.pt", "weights.pt", "config.json"
 CATEGORY_OUTPUTS = ("location_head.centers.", "location_head.regions.")
 CHECKPOINT_EVERY_S = 300.0
 PICTURE_EVERY_S = 300.0
-ASK_OTHERS_EVERY = 10  # steps between asking all processes whether somebody wants to stop
+ELSEWHERE = "another process could not read an image, which its own line names"
 
 
 def train(
@@ -91,12 +91,13 @@ def train(
 def take_all(run: Run, images: Mixture, interruption: Interruption, workers: int) -> None:
     """The steps that are left, with checkpoints; raises as `train` does."""
     config, folder, processes = run.config, run.folder, run.processes
-    with Report(folder, Losses._fields, run.step, config.steps, processes.device) as report:
+    written = folder if processes.is_first else None
+    with Report(written, Losses._fields, run.step, config.steps, processes.device) as report:
         saved_s = pictured_s = time.monotonic()
         for batch in batches(config, images, run.step, workers, processes):
-            if isinstance(batch, DataError):
+            if processes.any(isinstance(batch, DataError)) or isinstance(batch, DataError):
                 run.save(report)  # the steps so far are no fault of this image
-                raise batch
+                raise batch if isinstance(batch, DataError) else DataError(ELSEWHERE)
             image, targets = batch
             rate = run.take(image, targets, report)
             if not processes.is_first:
@@ -105,9 +106,7 @@ def take_all(run: Run, images: Mixture, interruption: Interruption, workers: int
                 picture = predicted_picture(run.network, images.taxonomy, image[0])
                 report.picture("image, segments, depth", picture, run.step)
                 pictured_s = time.monotonic()
-            stop = interruption.requested
-            if processes.count > 1:
-                stop = run.step % ASK_OTHERS_EVERY == 0 and processes.any(stop)
+            stop = processes.any(interruption.requested)
             if stop or time.monotonic() - saved_s > CHECKPOINT_EVERY_S:
                 run.save(report)
                 saved_s = time.monotonic()
