@@ -7,7 +7,8 @@
 
 A model is an exported .onnx, weights (.pt), or preset:NAME, which has random weights: shapes are static, so that time
 depends on none. Every frame is another picture of a camera's size, and engines take turns in an order of chance, so
-that whatever else the machine does hits all of them.
+that whatever else the machine does hits all of them. Time a GPU without the CPU's engines (--device tensorrt cuda): it
+lowers its clock while it waits for them.
 
 Stages: preprocess fits the picture into the network's input; engine, in which segments are merged, too; prediction is
 the segment table and metric depth; maps are category, panoptic id and depth at the camera's size. PyTorch on a GPU and

@@ -17,9 +17,10 @@ from collections.abc import Iterable
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
-from onnxruntime import InferenceSession
 from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType
 from onnxruntime.quantization.calibrate import TensorsData
+
+from panoptic_depth_ros.engines.onnxruntime import open_session
 
 # Parts of the network, as its parameters' names begin, and why they are not quantized.
 KEPT = {
@@ -82,7 +83,7 @@ def measured_ranges(
     """
     weights = {tensor.name for tensor in model.graph.initializer}
     maps = list(dict.fromkeys(name for node in nodes for name in node.input if name and name not in weights))
-    session = InferenceSession(_with_extremes(model, maps).SerializeToString(), providers=["CPUExecutionProvider"])
+    session = open_session(_with_extremes(model, maps).SerializeToString())
     extremes = [session.run(None, batch) for batch in batches]  # of map after map, the lowest and the highest value
     means = (np.mean(each, dtype=np.float32).astype(each[0].dtype) for each in zip(*extremes, strict=True))
     return TensorsData(CalibrationMethod.MinMax, {name: (next(means), next(means)) for name in maps})
