@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.conditions import IfCondition
@@ -40,6 +42,12 @@ def arguments() -> list[DeclareLaunchArgument]:
             description="Parameters of the node (YAML).",
         ),
         DeclareLaunchArgument(
+            "build_only",
+            default_value="false",
+            choices=booleans,
+            description="Build the model's TensorRT engine, which may take minutes, and end.",
+        ),
+        DeclareLaunchArgument(
             "namespace",
             default_value="",
             description="Namespace of the node: one per camera.",
@@ -71,16 +79,20 @@ def arguments() -> list[DeclareLaunchArgument]:
 
 
 def node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    """The node; an empty ``model`` argument leaves the model to the parameters file."""
+    """The node; what ``model`` and ``build_only`` do not say is left to the parameters file."""
     image, model = LaunchConfiguration("image"), LaunchConfiguration("model").perform(context)
-    overrides = {"use_sim_time": LaunchConfiguration("use_sim_time").perform(context) == "true"}
+    overrides: dict[str, Any] = {"use_sim_time": LaunchConfiguration("use_sim_time").perform(context) == "true"}
+    if model:
+        overrides["model"] = model
+    if LaunchConfiguration("build_only").perform(context) == "true":
+        overrides["build_only"] = True
     return [
         Node(
             package="panoptic_depth",
             executable="panoptic_depth_node",
             name="panoptic_depth",
             namespace=LaunchConfiguration("namespace"),
-            parameters=[LaunchConfiguration("params_file"), overrides | ({"model": model} if model else {})],
+            parameters=[LaunchConfiguration("params_file"), overrides],
             remappings=[
                 ("~/input/image", image),
                 ("~/input/image/compressed", [image, "/compressed"]),

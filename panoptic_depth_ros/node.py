@@ -371,7 +371,10 @@ def _start_and_spin() -> int:
         print(f"panoptic_depth: {error}", file=sys.stderr)
         return 1
     try:
-        rclpy.spin(node)
+        if node.params.build_only:
+            node.get_logger().info("the model is ready; the node ends, for build_only is set")
+        else:
+            rclpy.spin(node)
     except DeviceLostError as error:
         node.get_logger().fatal(f"{error}; the node ends, start it again")
         return 1

@@ -50,6 +50,10 @@ class NodeParameters:
         at_least=0.0,
         at_most=1024.0,
     )
+    build_only: bool = parameter(
+        False,
+        "Open the model, which builds a TensorRT engine that is not there yet, and end.",
+    )
     image_transport: str = parameter(
         "auto",
         "Which image topic is read: ~/input/image (raw) or ~/input/image/compressed. auto: raw if both are published.",

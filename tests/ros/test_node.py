@@ -523,3 +523,9 @@ def test_a_wrong_parameter_ends_the_node_with_a_sentence(tmp_path: Path, paramet
     log = process.log.read_text()
     assert expected in log
     assert "Traceback" not in log
+
+
+def test_a_node_that_is_to_build_only_ends_when_the_model_is_ready(tmp_path: Path) -> None:
+    process = Process(tmp_path, "node", "panoptic_depth_ros.node", "--ros-args", "-p", "build_only:=true")
+    assert process.wait(60) == 0, process.log.read_text()
+    assert "the model is ready; the node ends, for build_only is set" in process.log.read_text()
