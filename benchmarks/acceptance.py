@@ -31,6 +31,7 @@ from rich.console import Console
 from untrained import untrained
 
 from panoptic_depth_model.weights import load_weights, save_weights
+from panoptic_depth_ros.arguments import count
 from panoptic_depth_ros.engines import Engine
 from panoptic_depth_ros.engines.errors import EngineError
 from panoptic_depth_ros.engines.parity import Outputs, Parity, check, compare
@@ -210,11 +211,11 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--presets", nargs="+", default=PRESETS, metavar="PRESET", help=f"default {' '.join(PRESETS)}")
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)
-    parser.add_argument("--height", type=int, default=256)
-    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--height", type=count, default=256)
+    parser.add_argument("--width", type=count, default=512)
     parser.add_argument("--weights", nargs="+", default=(), metavar="PRESET=FILE", help="trained ones")
     parser.add_argument("--images", nargs="+", default=(), metavar="SOURCE", help="folders, recordings, KIND:PATH")
-    parser.add_argument("--count", type=int, default=4, help="images of every source (default %(default)s)")
+    parser.add_argument("--count", type=count, default=4, help="images of every source (default %(default)s)")
     parser.add_argument("--calibration", metavar="SOURCE", help="images for int8 (default: rendered ones)")
     parser.add_argument("--save", action="store_true", help="add the table to benchmarks/results/<device>_<date>.md")
     return parser.parse_args(arguments)

@@ -5,7 +5,7 @@
 
 All shapes are fixed, so a network considers so many centers, keeps so many things and merges in so many rounds
 (`Decisions` in panoptic_depth_model/config.py); what is beyond is lost without a word, and what is never used costs
-time. Here the tables hold whatever the images have. IMAGES are a folder, a recording, or KIND:PATH as for train.
+time. Here the tables hold whatever the images have. SOURCE is a folder, a recording, or KIND:PATH as for train.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def table_of(network: PanopticDepth, found: dict[str, list[Usage]]) -> Table:
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("weights", help="weights that train wrote")
+    parser.add_argument("weights", help="weights (.pt) that train wrote, or preset:NAME for random ones")
     parser.add_argument("--images", required=True, action="append", metavar="SOURCE", help="may be given again")
     parser.add_argument("--count", type=count, help="images of each source, spread over it (default: all)")
     parser.add_argument("--size", type=image_size, metavar="HEIGHTxWIDTH", help="default: that of the training")

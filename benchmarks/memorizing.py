@@ -29,6 +29,7 @@ from panoptic_depth_model.config import PRESETS
 from panoptic_depth_model.deployable import Deployable
 from panoptic_depth_model.panoptic_depth import PanopticDepth
 from panoptic_depth_model.weights import load_weights, save_weights
+from panoptic_depth_ros.arguments import count
 from panoptic_depth_ros.taxonomy import VOID_PANOPTIC_ID
 from panoptic_depth_training.augment import depth_at_focal_length
 from panoptic_depth_training.datasets.cityscapes import CITYSCAPES
@@ -177,10 +178,10 @@ def begun(preset: str, height: int, width: int, weights: Path | None) -> tuple[P
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("preset", choices=LESSONS)
-    parser.add_argument("--height", type=int, default=192)
-    parser.add_argument("--width", type=int, default=384)
+    parser.add_argument("--height", type=count, default=192)
+    parser.add_argument("--width", type=count, default=384)
     for name in ("images", "batch", "steps"):
-        parser.add_argument(f"--{name}", type=int, default=0, help="default: the preset's")
+        parser.add_argument(f"--{name}", type=count, default=0, help="default: the preset's")
     parser.add_argument("--bfloat16", action="store_true", help="network in half precision, where the CPU has it")
     parser.add_argument("--weights", type=Path, help="keep the network here; if there is one already, go on with it")
     return parser.parse_args()

@@ -24,6 +24,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from panoptic_depth_ros.arguments import count
 from panoptic_depth_training.datasets.street_folder import encode
 from panoptic_depth_training.datasets.street_scene import Hits, Scene
 from panoptic_depth_training.datasets.street_shapes import bake
@@ -137,7 +138,7 @@ def measure(height: int, width: int, processes: int, streets: int) -> tuple[Seco
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--streets", type=int, default=4, help="for each process (default %(default)s)")
+    parser.add_argument("--streets", type=count, default=4, help="for each process (default %(default)s)")
     streets = parser.parse_args().streets
     machine = f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before"
     table = Table(title=f"Rendering, ms of CPU a frame ({VIEWS_A_STREET} frames a street); {machine}")

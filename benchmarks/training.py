@@ -26,6 +26,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
+from panoptic_depth_ros.arguments import count, natural
 from panoptic_depth_training.config import TrainingConfig
 from panoptic_depth_training.data import open_mixture
 from panoptic_depth_training.distributed import Processes, join
@@ -103,10 +104,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", action="append", help="as for train (default: frames rendered now)")
     parser.add_argument("--presets", nargs="+", default=["compact", "vehicle"])
-    parser.add_argument("--height", type=int, default=256)
-    parser.add_argument("--width", type=int, default=512)
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--height", type=count, default=256)
+    parser.add_argument("--width", type=count, default=512)
+    parser.add_argument("--batch", type=count, default=4)
+    parser.add_argument("--workers", type=natural, default=1)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     options = parser.parse_args()
     processes = join(options.device)

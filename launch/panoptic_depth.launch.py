@@ -45,7 +45,7 @@ def arguments() -> list[DeclareLaunchArgument]:
             "build_only",
             default_value="false",
             choices=booleans,
-            description="Build the model's TensorRT engine, which may take minutes, and end.",
+            description="Build the model's TensorRT engine, which may take minutes, and end the node.",
         ),
         DeclareLaunchArgument(
             "namespace",

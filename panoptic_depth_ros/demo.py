@@ -59,7 +59,8 @@ def demo(bag: Path, out: Path, model: Path, rate: float, image_topic: str, conso
             report = read_report(bag, fresh, image_topic)
             pictures = write_pictures(bag, fresh, fresh.parent, _PICTURES, image_topic)
         except RecordingError as error:
-            raise RecordingError(f"{error}. {folder} is removed again; {out} is left as it was") from error
+            told = str(error).rstrip(".")
+            raise RecordingError(f"{told}. What this demo recorded is removed; {out} is left as it was") from error
         _replace(out, fresh, pictures)
     console.print(report_table(report, title=f"{bag.name} through panoptic_depth"))
     for picture in pictures:

@@ -142,7 +142,7 @@ class PanopticDepthNode(Node):
         p = self.params
         engine = engine or open_engine(
             p.model or share_path("model", "compact.onnx"),
-            p.device,
+            "tensorrt" if p.build_only else p.device,
             p.engine_threads,
             p.engine_precision,
             p.tensorrt_workspace_gib,
@@ -372,7 +372,7 @@ def _start_and_spin() -> int:
         return 1
     try:
         if node.params.build_only:
-            node.get_logger().info("the model is ready; the node ends, for build_only is set")
+            node.get_logger().info("the engine is ready; the node ends, for build_only is set")
         else:
             rclpy.spin(node)
     except DeviceLostError as error:

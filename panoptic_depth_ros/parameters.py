@@ -52,7 +52,7 @@ class NodeParameters:
     )
     build_only: bool = parameter(
         False,
-        "Open the model, which builds a TensorRT engine that is not there yet, and end.",
+        "Build the model's TensorRT engine if it is not there yet, whatever device says, and end.",
     )
     image_transport: str = parameter(
         "auto",

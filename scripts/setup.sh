@@ -186,7 +186,7 @@ logged() {
     logged_quietly "$@" && return
     tail -n 20 "$log" >&2
     if tail -n 20 "$log" | grep -q 'No space left on device'; then
-        complaint="A disk is full; to see which: df -h $root ${TMPDIR:-/tmp}."
+        complaint="A disk is full; df -h shows which."
     fi
     fail "$complaint The whole output: $log"
 }

@@ -69,7 +69,20 @@ def differences(cached: Fingerprint, wanted: Fingerprint) -> str:
 
 
 def write_sealed(path: Path, header: dict[str, Any], payload: bytes | memoryview) -> None:
-    """Write a file atomically, readable and writable for its owner only; the header gets the payload's digest."""
+    """Write a file atomically, readable and writable for its owner only; the header gets the payload's digest.
+
+    Raises:
+        EngineError: it cannot be written, as on a full disk.
+    """
+    try:
+        _write_sealed(path, header, payload)
+    except OSError as error:
+        raise EngineError(
+            f"{path} cannot be written ({error.strerror}); make room, or set XDG_CACHE_HOME to another folder"
+        ) from error
+
+
+def _write_sealed(path: Path, header: dict[str, Any], payload: bytes | memoryview) -> None:
     sealed = {**header, "size": len(payload), "sha256": hashlib.sha256(payload).hexdigest()}
     text = json.dumps(sealed).encode()
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600

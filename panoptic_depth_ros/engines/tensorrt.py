@@ -73,14 +73,14 @@ class TensorRtEngine:
         file = folder / file_name(self._manifest, fingerprint)
 
         def make() -> Built:
-            timings = _timings(folder, fingerprint)
+            timings = _timings(folder, fingerprint, report)
             built = build(trt, model, options, report, earlier_seconds(file), None if is_rtx(trt) else timings.read())
             if built.timing_cache:
                 timings.write(built.timing_cache)
             return built
 
-        kernels = _kernels(folder, fingerprint)
-        compiled = kernels.read() if is_rtx(trt) else b""
+        runtime_cache = _runtime_cache(folder, fingerprint, report)
+        compiled = runtime_cache.read() if is_rtx(trt) else b""
 
         def open_plan(plan: bytes | memoryview) -> PlanRunner:
             return PlanRunner(trt, cuda, plan, report, compiled)
@@ -91,8 +91,8 @@ class TensorRtEngine:
 
         with locked(file, report):
             self._runner = load_or_build(file, fingerprint, make, open_plan, prove, report)
-            if self._runner.kernels not in (b"", compiled):
-                kernels.write(self._runner.kernels)
+            if (now_compiled := self._runner.runtime_cache()) not in (b"", compiled):
+                runtime_cache.write(now_compiled)
         launches = "" if self._runner.uses_graph else ", without CUDA graph"
         self._description = f"{flavor(trt)} on {gpu.name}, {arithmetic(graph)}{launches}"
 
@@ -242,11 +242,12 @@ def _changes(file: Path, fingerprint: Fingerprint) -> str:
 
 
 @dataclass(frozen=True)
-class _Kept:
-    """What makes a later build or start quicker, beside the engines."""
+class _Shortcut:
+    """A file beside the engines that makes a later build or start quicker, and that everything works without."""
 
     folder: Path
     fingerprint: Fingerprint
+    report: Report
 
     @property
     def _file(self) -> Path:
@@ -259,15 +260,18 @@ class _Kept:
         return b""
 
     def write(self, content: bytes) -> None:
-        write_sealed(self._file, {"fingerprint": self.fingerprint}, content)
+        try:
+            write_sealed(self._file, {"fingerprint": self.fingerprint}, content)
+        except EngineError as error:
+            self.report(str(error))
 
 
-def _timings(folder: Path, fingerprint: Fingerprint) -> _Kept:
+def _timings(folder: Path, fingerprint: Fingerprint, report: Report) -> _Shortcut:
     """TensorRT's measurements of layers, which hold for all models on one machine."""
     machine = {k: v for k, v in fingerprint.items() if k not in ("model", "workspace")}
-    return _Kept(folder, {"content": "timings", **machine})
+    return _Shortcut(folder, {"content": "timings", **machine}, report)
 
 
-def _kernels(folder: Path, fingerprint: Fingerprint) -> _Kept:
-    """What TensorRT-RTX compiles for a GPU when an engine is opened, which takes seconds."""
-    return _Kept(folder, {"content": "kernels", **fingerprint})
+def _runtime_cache(folder: Path, fingerprint: Fingerprint, report: Report) -> _Shortcut:
+    """What TensorRT-RTX compiles for the GPU when an engine is opened, which takes seconds."""
+    return _Shortcut(folder, {"content": "runtime-cache", **fingerprint}, report)

@@ -65,14 +65,14 @@ class _Slot:
 class PlanRunner:
     """A deserialized engine with its buffers. Calls come from one thread at a time."""
 
-    def __init__(self, trt: Any, cuda: Cuda, plan: bytes | memoryview, report: Report, kernels: bytes = b"") -> None:
+    def __init__(self, trt: Any, cuda: Cuda, plan: bytes | memoryview, report: Report, compiled: bytes = b"") -> None:
         """Raises EngineError where TensorRT does not take the plan, DeviceMemoryError where it does not fit.
 
         Args:
-            kernels: of an earlier runner of this plan, which then need not be compiled; ignored where they do not fit.
+            compiled: the `runtime_cache` of an earlier runner of this plan; ignored where it does not fit.
         """
         self._trt, self._cuda = trt, cuda
-        self._compiled: Any = None  # TensorRT-RTX's kernels
+        self._runtime_cache: Any = None  # of TensorRT-RTX
         self._owned = ExitStack()
         self._log = open_log(trt)
         self._log.errors = []
@@ -83,7 +83,7 @@ class PlanRunner:
             self._engine = self._open(plan)
             self._streams = [self._own(cuda.stream(), cuda.destroy_stream) for _ in range(3)]
             self._upload, self._compute, self._download = self._streams
-            self._slots = [self._slot(context) for context in self._contexts(kernels)]
+            self._slots = [self._slot(context) for context in self._contexts(compiled)]
             self.uses_graph = self._capture(report)
         except BaseException:
             self.close()
@@ -117,10 +117,9 @@ class PlanRunner:
         }
         return {stage: self._cuda.elapsed_ms(*events) for stage, events in stages.items()}
 
-    @property
-    def kernels(self) -> bytes:
+    def runtime_cache(self) -> bytes:
         """What TensorRT-RTX compiled for this GPU when the plan was opened; empty with TensorRT proper."""
-        content = None if self._compiled is None else self._compiled.serialize()
+        content = None if self._runtime_cache is None else self._runtime_cache.serialize()
         return b"" if content is None else bytes(content)
 
     def layers(self) -> dict[str, int]:
@@ -142,7 +141,7 @@ class PlanRunner:
                 self._cuda.join_stream(stream)
         self._owned.close()
         self._slots = []
-        self._answered = self._compiled = self._engine = None
+        self._answered = self._runtime_cache = self._engine = None
 
     # ---- set-up ----
 
@@ -156,31 +155,31 @@ class PlanRunner:
             raise EngineError(f"the engine has the tensors {', '.join(sorted(names))}, not the contract's; {_REMEDY}")
         return engine
 
-    def _contexts(self, kernels: bytes) -> Iterator[Any]:
+    def _contexts(self, compiled: bytes) -> Iterator[Any]:
         """An execution context for each slot, with the scratch memory that they share."""
         engine, size = self._engine, max(1, self._engine.device_memory_size_v2)
         scratch = self._own(self._cuda.allocate(size), self._cuda.free)
         batch, *shape = engine.get_tensor_shape(INPUT)
-        kind = self._kind_of_context(kernels)
+        settings = self._context_settings(compiled)
         for _ in range(_SLOTS):
-            context = engine.create_execution_context(kind)
+            context = engine.create_execution_context(settings)
             if context is None:
                 raise failure(self._log, f"{flavor(self._trt)} cannot run the engine", _REMEDY)
             context.set_device_memory(scratch, size)
             context.set_input_shape(INPUT, (abs(batch), *shape))  # an open batch axis is -1: one image
             yield context
 
-    def _kind_of_context(self, kernels: bytes) -> Any:
+    def _context_settings(self, compiled: bytes) -> Any:
         """What contexts are made with: scratch memory is ours; what TensorRT-RTX compiles for one serves the others."""
         ours = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
         if not is_rtx(self._trt):
             return ours
         settings = self._engine.create_runtime_config()
         settings.set_execution_context_allocation_strategy(ours)
-        self._compiled = settings.create_runtime_cache()
-        if kernels:
-            self._compiled.deserialize(kernels)
-        settings.set_runtime_cache(self._compiled)
+        self._runtime_cache = runtime_cache = settings.create_runtime_cache()
+        if compiled:
+            runtime_cache.deserialize(compiled)
+        settings.set_runtime_cache(runtime_cache)
         return settings
 
     def _slot(self, context: Any) -> _Slot:

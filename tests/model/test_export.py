@@ -226,7 +226,7 @@ def test_channels_with_small_weights_are_not_lost(kind):
     model = quantized_convolution(weight, [picture])
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     found = session.run(None, {INPUT: picture})[0][0, :, 0, 0]
-    assert found == pytest.approx([50, 0.5, 0.1], rel=0.1)
+    assert found == pytest.approx([50, 0.5, 0.1], rel=0.1 if kind == np.float16 else 0.01)
 
 
 @pytest.mark.parametrize("precision", INT8)

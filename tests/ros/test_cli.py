@@ -319,4 +319,5 @@ def test_a_demo_that_fails_keeps_the_results_of_the_last(
     monkeypatch.setattr(demo, "write_pictures", fail)
     assert run_demo(bag, out, model) == 1
     assert tree(out) == before
-    assert re.search(r"unfinished_\w+ is removed again; \S+ is left as it was", capsys.readouterr().err)
+    said = capsys.readouterr().err
+    assert re.search(r"a full disk\. What this demo recorded is removed; \S+ is left as it was", said)

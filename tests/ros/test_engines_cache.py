@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -125,10 +126,10 @@ def test_a_pipe_in_place_of_an_engine_is_refused(file: Path) -> None:
 
 def test_a_write_that_fails_leaves_the_old_engine(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(handle: int) -> None:
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(EngineError, match=r"engine cannot be written \(No space left on device\); make room"):
         write_sealed(file, {"fingerprint": fingerprint()}, b"new")
     assert bytes(read_sealed(file, fingerprint())[1]) == PLAN
     assert [path.name for path in file.parent.iterdir()] == [file.name]

@@ -448,13 +448,13 @@ def test_tensorrt_rtx_compiles_once_for_all_contexts_and_starts(one_runtime: Sim
             self.engine.create_execution_context = create_execution_context
 
     trt = Rtx(one_runtime)
-    kernels = PlanRunner(trt, Cuda(one_runtime), b"plan", lambda text: None).kernels
-    assert (kernels, trt.compilations) == (b"compiled", 1)
-    runner = PlanRunner(trt, Cuda(one_runtime), b"plan", lambda text: None, kernels)
+    compiled = PlanRunner(trt, Cuda(one_runtime), b"plan", lambda text: None).runtime_cache()
+    assert (compiled, trt.compilations) == (b"compiled", 1)
+    runner = PlanRunner(trt, Cuda(one_runtime), b"plan", lambda text: None, compiled)
     assert trt.compilations == (1 if fits else 2)
     (images,) = pictures(1)
     assert_same(runner.infer(images), images)
-    assert make_runner(one_runtime)[0].kernels == b""  # TensorRT proper
+    assert make_runner(one_runtime)[0].runtime_cache() == b""  # TensorRT proper
 
 
 # ---- the GPU's clock ----

@@ -6,8 +6,10 @@ the real bindings have.
 from __future__ import annotations
 
 import ast
+import errno
 import importlib
 import os
+import re
 import signal
 import sys
 import threading
@@ -308,7 +310,7 @@ class StandIn:
 
     def __init__(self, path: Path, given: bytes) -> None:
         self.engine, self.is_closed = OnnxRuntimeEngine(path), False
-        self.given, self.kernels = given, b"compiled"
+        self.given = given
 
     def infer(self, images: np.ndarray) -> dict[str, np.ndarray]:
         outputs = self.engine.infer(images)
@@ -319,6 +321,9 @@ class StandIn:
 
     def layers(self) -> dict[str, int]:
         return {"gemm": 7}
+
+    def runtime_cache(self) -> bytes:
+        return b"compiled"
 
     def close(self) -> None:
         self.is_closed = True
@@ -331,9 +336,9 @@ def stand_ins(trt: Any, model: Any, monkeypatch: pytest.MonkeyPatch) -> list[Sta
     gpu = Gpu("Some GPU", "8.6", 28, 12 << 30, "580.1")
     cuda = type("NoCuda", (), {"runtime_version": lambda self: "13.0"})()
 
-    def open_plan(trt: Any, cuda: Any, plan: Any, report: Any, kernels: bytes) -> StandIn:
+    def open_plan(trt: Any, cuda: Any, plan: Any, report: Any, compiled: bytes) -> StandIn:
         assert len(plan) > 1000
-        opened.append(StandIn(path, kernels))
+        opened.append(StandIn(path, compiled))
         return opened[-1]
 
     def build_for_another(trt: Any, content: bytes, options: BuildOptions, *rest: Any) -> Any:
@@ -401,15 +406,36 @@ def test_tensorrt_proper_begins_from_the_measurements_of_earlier_builds(
     assert given[3] == (7.0, b"")
 
 
-def test_kernels_of_tensorrt_rtx_are_compiled_once(model: Any, stand_ins: list[StandIn], tmp_path: Path) -> None:
+def test_tensorrt_rtx_compiles_an_engine_once(model: Any, stand_ins: list[StandIn], tmp_path: Path) -> None:
     for _ in range(2):
         open_engine(model(), "tensorrt")
-    [file] = (tmp_path / "cache" / "panoptic_depth" / "engines").glob("kernels-*")
+    [file] = (tmp_path / "cache" / "panoptic_depth" / "engines").glob("runtime-cache-*")
     file.write_bytes(file.read_bytes()[:-1])
     for _ in range(2):
         open_engine(model(), "tensorrt")
     open_engine(model(), "tensorrt", workspace_gib=1.0)  # another engine
     assert [runner.given for runner in stand_ins] == [b"", b"compiled", b"", b"compiled", b""]
+
+
+def test_on_a_full_disk_an_engine_that_is_there_runs_and_a_new_one_is_refused(
+    model: Any, stand_ins: list[StandIn], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_engine(model(), "tensorrt")
+    [file] = (tmp_path / "cache" / "panoptic_depth" / "engines").glob("runtime-cache-*")
+    file.unlink()
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    reports: list[str] = []
+    open_engine(model(), "tensorrt", report=reports.append)
+    words = r"cannot be written \(No space left on device\); make room, or set XDG_CACHE_HOME to another folder"
+    assert re.search(words, reports[-1])
+    assert not stand_ins[-1].is_closed
+    with pytest.raises(EngineError, match=words):
+        open_engine(model(), "tensorrt", workspace_gib=1.0)
+    assert stand_ins[-1].is_closed
 
 
 @pytest.mark.usefixtures("signals_as_before", "wide")
@@ -436,7 +462,7 @@ def test_a_gpu_that_tensorrt_rtx_has_no_code_for_is_refused(trt: Any, monkeypatc
 _OWNERS = {
     "runtime": "Runtime",
     "settings": "IRuntimeConfig",
-    "compiled": "IRuntimeCache",
+    "runtime_cache": "IRuntimeCache",
     "engine": "ICudaEngine",
     "context": "IExecutionContext",
     "inspector": "EngineInspector",

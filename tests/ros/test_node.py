@@ -525,7 +525,32 @@ def test_a_wrong_parameter_ends_the_node_with_a_sentence(tmp_path: Path, paramet
     assert "Traceback" not in log
 
 
-def test_a_node_that_is_to_build_only_ends_when_the_model_is_ready(tmp_path: Path) -> None:
-    process = Process(tmp_path, "node", "panoptic_depth_ros.node", "--ros-args", "-p", "build_only:=true")
+TENSORRT_ALONE = """
+import sys
+from panoptic_depth_ros import node
+from panoptic_depth_ros.engines import onnxruntime
+
+def open_engine(model, device, *_):
+    assert device == "tensorrt", device
+    return onnxruntime.OnnxRuntimeEngine(model, "cpu", 1)
+
+node.open_engine = open_engine
+sys.exit(node.main())
+"""
+
+
+def test_a_node_that_is_to_build_only_ends_when_the_engine_is_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tensorrt_alone.py").write_text(TENSORRT_ALONE)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    process = Process(tmp_path, "node", "tensorrt_alone", "--ros-args", "-p", "build_only:=true")
     assert process.wait(60) == 0, process.log.read_text()
-    assert "the model is ready; the node ends, for build_only is set" in process.log.read_text()
+    assert "the engine is ready; the node ends, for build_only is set" in process.log.read_text()
+
+
+def test_build_only_fails_where_no_engine_can_be_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    process = Process(tmp_path, "node", "panoptic_depth_ros.node", "--ros-args", "-p", "build_only:=true")
+    assert process.wait(60) == 1, process.log.read_text()
+    assert re.search("panoptic_depth: .*(TensorRT is not installed|no NVIDIA driver|no GPU)", process.log.read_text())

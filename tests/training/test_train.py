@@ -189,8 +189,26 @@ def test_two_processes_train_and_write_once(tmp_path, config):
     assert all(tensor.isfinite().all() for tensor in network.state_dict().values())
 
 
+SLOW_DISK = """
+import time
+from panoptic_depth_training import train
+
+save = train.save_checkpoint
+
+def slowly(*arguments):
+    time.sleep(3)
+    save(*arguments)
+
+train.save_checkpoint = slowly
+train.main()
+"""
+
+
 def test_an_image_that_one_process_cannot_read_ends_them_all_and_keeps_the_steps(tmp_path, config, broken_frames):
-    line = ["-m", "panoptic_depth_training.train", str(tmp_path), "--recipe", "debug", "--device", "cpu"]
+    """Though torchrun ends all processes, and those that load their images, as soon as one is gone."""
+    script = tmp_path / "slow_disk.py"
+    script.write_text(SLOW_DISK)
+    line = [str(script), str(tmp_path), "--recipe", "debug", "--device", "cpu", "--workers", "1"]
     line += ["--data", f"synthetic:{broken_frames}", "--height", "32", "--width", "64", "--steps", "50"]
     run = subprocess.run(
         [*TORCHRUN, "29513", *line], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},

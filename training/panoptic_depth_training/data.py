@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Sequence
 
@@ -99,7 +100,11 @@ def batch_of(samples: Sequence[tuple[Tensor, Targets] | DataError]) -> tuple[Ten
 
 
 def start_worker(worker: int) -> None:
-    """Loader processes leave the other cores to the network, and Ctrl-C to their parent."""
+    """Loader processes leave the other cores to the network, and Ctrl-C to their parent.
+
+    torchrun ends whole process groups: a group of their own keeps them alive until their parent has saved its steps.
+    """
+    os.setpgrp()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # Not 1: that would wait for the threads that OpenCV had before the fork, which a forked process lacks.

@@ -37,11 +37,18 @@ class Processes:
         return values / self.count
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set in any process; all of them must ask. No GPU is waited for."""
+        """Whether the flag is set in any process; all of them must ask. No GPU is waited for.
+
+        Raises:
+            ValueError: a process is gone.
+        """
         if self.count == 1:
             return flag
         value = torch.tensor(float(flag))
-        distributed.all_reduce(value, op=distributed.ReduceOp.MAX)
+        try:
+            distributed.all_reduce(value, op=distributed.ReduceOp.MAX)
+        except RuntimeError as error:
+            raise ValueError(f"another process ended, and its own lines say why ({error})") from error
         return bool(value.item())
 
 

@@ -95,10 +95,11 @@ def take_all(run: Run, images: Mixture, interruption: Interruption, workers: int
     with Report(written, Losses._fields, run.step, config.steps, processes.device) as report:
         saved_s = pictured_s = time.monotonic()
         for batch in batches(config, images, run.step, workers, processes):
-            if processes.any(isinstance(batch, DataError)) or isinstance(batch, DataError):
-                run.save(report)  # the steps so far are no fault of this image
-                raise batch if isinstance(batch, DataError) else DataError(ELSEWHERE)
-            image, targets = batch
+            try:
+                image, targets = agreed(batch, processes)
+            except DataError:
+                run.end_early(report)  # the steps so far are no fault of this image
+                raise
             rate = run.take(image, targets, report)
             if not processes.is_first:
                 pass
@@ -106,12 +107,22 @@ def take_all(run: Run, images: Mixture, interruption: Interruption, workers: int
                 picture = predicted_picture(run.network, images.taxonomy, image[0])
                 report.picture("image, segments, depth", picture, run.step)
                 pictured_s = time.monotonic()
-            stop = processes.any(interruption.requested)
-            if stop or time.monotonic() - saved_s > CHECKPOINT_EVERY_S:
+            if processes.any(interruption.requested):
+                run.end_early(report)
+                raise KeyboardInterrupt
+            if time.monotonic() - saved_s > CHECKPOINT_EVERY_S:
                 run.save(report)
                 saved_s = time.monotonic()
-            if stop:
-                raise KeyboardInterrupt
+
+
+def agreed(batch: tuple[Tensor, Targets] | DataError, processes: Processes) -> tuple[Tensor, Targets]:
+    """The batch, if every process has one of its own; raises DataError in all of them otherwise."""
+    if isinstance(batch, DataError):
+        processes.any(True)
+        raise batch
+    if processes.any(False):
+        raise DataError(ELSEWHERE)
+    return batch
 
 
 class TrainingModule(nn.Module):
@@ -193,6 +204,11 @@ class Run:
             save_checkpoint(
                 self.folder / CHECKPOINT, self.learned, self.optimizer, average, self.step, asdict(self.config)
             )
+
+    def end_early(self, report: Report) -> None:
+        """Write the checkpoint. No process ends before: torchrun ends the others as soon as one is gone."""
+        self.save(report)
+        self.processes.any(False)
 
     def result(self) -> PanopticDepth:
         """The network as it is to be used."""

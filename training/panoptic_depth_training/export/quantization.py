@@ -40,9 +40,6 @@ _SETTINGS = {
     "ActivationSymmetric": True,
     "WeightSymmetric": True,
     "QuantizeBias": False,  # TensorRT dequantizes no 32-bit integers
-    # Of a channel with smaller weights the scale would be below the normal numbers of float16; ONNX Runtime then takes
-    # a scale of 1, and all its weights become 0.
-    "MinimumRealRange": 256 * float(np.finfo(np.float16).tiny),
     "OpTypesToExcludeOutputQuantization": _QUANTIZED,
 }
 
@@ -56,17 +53,22 @@ def quantize(model: onnx.ModelProto, batches: Iterable[dict[str, np.ndarray]]) -
     """
     split_coordinates(model)
     nodes = quantized_nodes(model)
+    ranges = measured_ranges(model, nodes, batches)
+    kind = next(iter(ranges.values())).lowest.dtype
+    # Where a channel's weights are so small that the scale would be below the normal numbers of its type, ONNX Runtime
+    # takes a scale of 1, and all of them become 0. In float16 that happens.
+    smallest = 256 * float(np.finfo(kind).tiny)
     quantizer = QDQQuantizer(
         model,
         per_channel=True,
         reduce_range=False,
         weight_qType=QuantType.QInt8,
         activation_qType=QuantType.QInt8,
-        tensors_range=measured_ranges(model, nodes, batches),
+        tensors_range=ranges,
         nodes_to_quantize=[node.name for node in nodes],
         nodes_to_exclude=[],
         op_types_to_quantize=_QUANTIZED,
-        extra_options=_SETTINGS,
+        extra_options={**_SETTINGS, "MinimumRealRange": smallest},
     )
     quantizer.quantize_model()
     quantizer.model.topological_sort()
@@ -85,8 +87,9 @@ def measured_ranges(
     maps = list(dict.fromkeys(name for node in nodes for name in node.input if name and name not in weights))
     session = open_session(_with_extremes(model, maps).SerializeToString())
     extremes = [session.run(None, batch) for batch in batches]  # of map after map, the lowest and the highest value
-    means = (np.mean(each, dtype=np.float32).astype(each[0].dtype) for each in zip(*extremes, strict=True))
-    return TensorsData(CalibrationMethod.MinMax, {name: (next(means), next(means)) for name in maps})
+    means = [np.mean(each, dtype=np.float32).astype(each[0].dtype) for each in zip(*extremes, strict=True)]
+    bounds = zip(means[0::2], means[1::2], strict=True)
+    return TensorsData(CalibrationMethod.MinMax, dict(zip(maps, bounds, strict=True)))
 
 
 def _with_extremes(model: onnx.ModelProto, maps: Iterable[str]) -> onnx.ModelProto:
