@@ -20,7 +20,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from typing import Protocol
 
-from panoptic_depth_ros.arguments import count, natural, positive
+from panoptic_depth_ros.arguments import count, natural
 from panoptic_depth_ros.interrupt import INTERRUPTED, interrupt_once
 from panoptic_depth_training.datasets import street_folder, street_sequences
 from panoptic_depth_training.datasets.street_recording import SAMPLE_SEED, DriveOptions, write_drive
@@ -159,8 +159,8 @@ def _parser() -> argparse.ArgumentParser:
     drive.add_argument("folder", type=Path, metavar="OUT_DIR", help="the bag's folder; must not exist yet")
     sample = "of the street (default: that of samples/street_drive)"
     drive.add_argument("--seed", type=natural, default=SAMPLE_SEED, help=sample)
-    drive.add_argument("--seconds", type=positive, default=5.0, help="how long (default %(default)s)")
-    drive.add_argument("--rate", type=positive, default=10.0, help="frames a second (default %(default)s)")
+    drive.add_argument("--seconds", type=float, default=5.0, help="how long (default %(default)s)")
+    drive.add_argument("--rate", type=float, default=10.0, help="frames a second (default %(default)s)")
     _add_size(drive, 512, 1024)
     return parser
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from rich.console import Console
 
 from panoptic_depth_model.weights import load_weights, save_weights
-from panoptic_depth_ros.arguments import count, image_size, positive
+from panoptic_depth_ros.arguments import count, image_size
 from panoptic_depth_ros.engines import DEVICES
 from panoptic_depth_ros.interrupt import INTERRUPTED
 from panoptic_depth_training.datasets.labeled import LabeledImages
@@ -74,7 +74,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--size", type=image_size, metavar="HEIGHTxWIDTH", help="input of weights, px (default: the training's)"
     )
-    parser.add_argument("--depth-cap", type=positive, default=80.0, metavar="M", help="depth below counts (default 80)")
+    parser.add_argument("--depth-cap", type=float, default=80.0, metavar="M", help="depth below it counts (default 80)")
     parser.add_argument("--crop", choices=CROPS, default="none", help="where depth counts (default %(default)s)")
     parser.add_argument(
         "--averaging", choices=("image", "pixel"), default="image",
