@@ -14,7 +14,6 @@ import argparse
 import itertools
 import sys
 from collections.abc import Iterator, Sequence
-from copy import copy
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 
@@ -27,12 +26,12 @@ from rich.table import Table
 
 from panoptic_depth_model.config import MAX_TOPK
 from panoptic_depth_model.kernels import center_peaks
-from panoptic_depth_model.panoptic_depth import CENTER_WINDOWS, EMBEDDING_STRIDE, Maps, PanopticDepth
+from panoptic_depth_model.panoptic_depth import CENTER_WINDOWS, EMBEDDING_STRIDE, PanopticDepth, Segments
 from panoptic_depth_ros.arguments import count, image_size
 from panoptic_depth_ros.interrupt import INTERRUPTED
 from panoptic_depth_training.datasets.labeled import DataError
 from panoptic_depth_training.export.pictures import Pictures, batches, open_pictures
-from panoptic_depth_training.inference import prepared
+from panoptic_depth_training.inference import prepared, with_decisions
 
 
 @dataclass(frozen=True)
@@ -48,35 +47,28 @@ class Usage:
 def usage(network: PanopticDepth, image: torch.Tensor) -> Usage:
     """Of one RGB image [1, h, w, 3] uint8. The network's table sizes do not matter."""
     maps = network(network.normalized(image))
-    threshold = network.config.decisions.min_center_score
+    decisions = network.config.decisions
     peaks = [
-        int((center_peaks(level.centers, window) > threshold).sum())
+        int((center_peaks(level.centers, window) > decisions.min_center_score).sum())
         for level, window in zip(maps.levels, CENTER_WINDOWS, strict=True)
     ]
     size = min(max(sum(peaks), 1), MAX_TOPK)
-    roomy = with_decisions(network, centers_per_level=size, max_centers=size, max_things=size)
-    things = int((roomy.segments(maps.levels).things.score > 0).sum())
-    return Usage(max(peaks), sum(peaks), things, rounds(roomy, maps))
+    roomy = with_decisions(network, replace(decisions, centers_per_level=size, max_centers=size, max_things=size))
+    segments = roomy.segments(maps.levels)
+    things = int((segments.things.score > 0).sum())
+    return Usage(max(peaks), sum(peaks), things, rounds(roomy, segments, maps.mask_embedding))
 
 
-def rounds(network: PanopticDepth, maps: Maps) -> int:
+def rounds(network: PanopticDepth, segments: Segments, embedding: torch.Tensor) -> int:
     """How many rounds of merging settle what stays: a round that changes nothing is followed by others like it."""
-    segments = network.segments(maps.levels)
-    height, width = (EMBEDDING_STRIDE * length for length in maps.mask_embedding.shape[2:])
+    height, width = (EMBEDDING_STRIDE * length for length in embedding.shape[2:])
 
     def scores(count: int) -> torch.Tensor:
-        merging = with_decisions(network, merge_rounds=count)
-        return merging.choose(segments, maps.mask_embedding, (height, width), EMBEDDING_STRIDE).score
+        merging = with_decisions(network, replace(network.config.decisions, merge_rounds=count))
+        return merging.choose(segments, embedding, (height, width), EMBEDDING_STRIDE).score
 
     answers = map(scores, itertools.count())
     return next(n for n, (one, other) in enumerate(itertools.pairwise(answers)) if torch.equal(one, other))
-
-
-def with_decisions(network: PanopticDepth, **changes: int) -> PanopticDepth:
-    """The same network, sharing its weights, with other decisions."""
-    other = copy(network)
-    other.config = replace(network.config, decisions=replace(network.config.decisions, **changes))
-    return other
 
 
 def usages(network: PanopticDepth, pictures: Pictures, size: tuple[int, int]) -> Iterator[Usage]:

@@ -69,8 +69,7 @@ def interleaved(parts: list[list[Tensor]]) -> Tensor:
 def box_mean(maps: Tensor, window: int) -> Tensor:
     """Mean over the `window` x `window` neighborhood of each pixel of [B, C, h, w]; beyond the borders are zeros.
 
-    As products with two band matrices: ONNX Runtime's average pooling takes 1.6 times as long for a map of 128x256, ten
-    times for one of 32x64.
+    As products with two band matrices, for ONNX Runtime's average pooling is slow on small maps.
     """
     down, across = (torch.arange(length, device=maps.device, dtype=maps.dtype) for length in maps.shape[2:])
     band_down, band_across = (((at[:, None] - at).abs() <= window // 2).to(at.dtype) / window for at in (down, across))

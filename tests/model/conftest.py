@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from panoptic_depth_model.config import PanopticDepthConfig
     from panoptic_depth_model.panoptic_depth import PanopticDepth
 
@@ -92,13 +94,21 @@ def network(config, loud_network) -> PanopticDepth:
 
 
 @pytest.fixture(scope="session")
-def images():
-    """Two different soft-edged RGB patterns [2, 64, 128, 3] uint8."""
+def soft_patterns() -> Callable[[int, int], Tensor]:
+    """A function that gives two different soft-edged RGB patterns [2, height, width, 3] uint8."""
     import torch
 
-    coarse = torch.rand(2, 3, 4, 8, generator=torch.Generator().manual_seed(0))
-    fine = torch.nn.functional.interpolate(coarse, scale_factor=16, mode="bicubic")
-    return (255 * fine.clamp(0, 1)).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    def patterns(height: int, width: int) -> Tensor:
+        coarse = torch.rand(2, 3, height // 16, width // 16, generator=torch.Generator().manual_seed(0))
+        fine = torch.nn.functional.interpolate(coarse, scale_factor=16, mode="bicubic")
+        return (255 * fine.clamp(0, 1)).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+    return patterns
+
+
+@pytest.fixture(scope="session")
+def images(soft_patterns) -> Tensor:
+    return soft_patterns(64, 128)
 
 
 Shapes = dict[str, tuple[int, ...]]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -18,6 +19,7 @@ from panoptic_depth_ros.manifest import OUTPUT_TYPES, OUTPUTS, Manifest, read_ma
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 from panoptic_depth_ros.engines.tensorrt import TensorRtEngine  # noqa: E402
+from panoptic_depth_training.inference import with_decisions  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -302,28 +304,22 @@ def test_weights_of_a_preset_that_is_not_tested_are_refused(bench, capsys):
     assert "--weights names vehicel; tested are compact" in capsys.readouterr().err
 
 
-@pytest.fixture
-def streets() -> torch.Tensor:
-    """Two images [1, 128, 256, 3] uint8."""
-    generator = torch.Generator().manual_seed(3)
-    coarse = torch.rand((2, 3, 16, 32), generator=generator)
-    fine = nn.functional.interpolate(coarse, size=(128, 256), mode="bilinear")
-    return (255 * fine).to(torch.uint8).permute(0, 2, 3, 1).split(1)
-
-
 @torch.inference_mode()
-def test_tables_as_large_as_their_usage_lose_nothing(bench, streets):
+def test_tables_as_large_as_their_usage_lose_nothing(bench, soft_patterns):
     decisions = bench("decisions")
-    network = bench("untrained").untrained("compact", torch.cat(streets)).eval()
-    tight = decisions.with_decisions(network, centers_per_level=2, max_centers=3, max_things=2, merge_rounds=1)
-    for image in streets:
+    patterns = soft_patterns(128, 256)
+    network = bench("untrained").untrained("compact", patterns).eval()
+    sizes = network.config.decisions
+    tiny = replace(sizes, centers_per_level=2, max_centers=3, max_things=2, merge_rounds=1)
+    tight = with_decisions(network, tiny)
+    for image in patterns.split(1):
         needed = decisions.usage(tight, image)
         assert needed == decisions.usage(network, image)  # however large its own tables are
         levels = network(network.normalized(image)).levels
 
         def things(centers: int, count: int, *, levels: list = levels, level: int = needed.centers_per_level) -> list:
-            sizes = {"centers_per_level": level, "max_centers": centers, "max_things": count}
-            score = decisions.with_decisions(network, **sizes).segments(levels).things.score
+            given = replace(sizes, centers_per_level=level, max_centers=centers, max_things=count)
+            score = with_decisions(network, given).segments(levels).things.score
             return sorted(score[score > 0].tolist())
 
         fitting = things(needed.centers, needed.things)
@@ -332,9 +328,9 @@ def test_tables_as_large_as_their_usage_lose_nothing(bench, streets):
         assert len(things(needed.centers, needed.things - 1)) == needed.things - 1
 
 
-def test_rounds_are_those_after_which_nothing_changes(bench, monkeypatch, streets):
+def test_rounds_are_those_after_which_nothing_changes(bench, monkeypatch, images):
     decisions = bench("decisions")
-    network = bench("untrained").untrained("compact", torch.cat(streets)).eval()
+    network = bench("untrained").untrained("compact", images).eval()
     settled_after = 3
 
     def choose(merging, *_: object) -> object:
@@ -343,14 +339,14 @@ def test_rounds_are_those_after_which_nothing_changes(bench, monkeypatch, street
 
     monkeypatch.setattr(type(network), "choose", choose)
     with torch.inference_mode():
-        assert decisions.usage(network, streets[0]).rounds == settled_after
+        assert decisions.usage(network, images[:1]).rounds == settled_after
 
 
-def test_the_table_says_which_images_want_more_than_there_is(bench, monkeypatch, tmp_path, streets, capsys):
+def test_the_table_says_which_images_want_more_than_there_is(bench, monkeypatch, tmp_path, images, capsys):
     decisions = bench("decisions")
-    network = bench("untrained").untrained("compact", torch.cat(streets)).eval()
-    for number, image in enumerate(streets):
-        cv2.imwrite(str(tmp_path / f"{number}.png"), image[0].numpy())
+    network = bench("untrained").untrained("compact", images).eval()
+    for number, image in enumerate(images):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), image.numpy())
     found = iter([decisions.Usage(100, 129, 32, 0), decisions.Usage(101, 140, 31, 5)])
     monkeypatch.setattr(decisions, "usage", lambda *_: next(found))
     monkeypatch.setattr(decisions, "network_of", lambda *_: (network, None))

@@ -56,12 +56,14 @@ def _own_domain() -> Iterator[None]:
 
 
 class Process:
-    """A program of this package with its output in a file, ended as Ctrl-C would."""
+    """A program of this package, or of the folder, with its output in a file there, ended as Ctrl-C would."""
 
     def __init__(self, folder: Path, name: str, *arguments: str) -> None:
         self.log = folder / f"{name}.log"
+        environment = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
         with self.log.open("wb") as log:
-            self._process = subprocess.Popen([sys.executable, "-m", *arguments], stdout=log, stderr=subprocess.STDOUT)
+            command = [sys.executable, "-m", *arguments]
+            self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
 
     def wait(self, timeout: float) -> int:
         return self._process.wait(timeout)
@@ -76,6 +78,12 @@ class Process:
             return self._process.wait(30)
         finally:
             self._process.kill()
+
+
+def changed_node(folder: Path, program: str, *arguments: str) -> Process:
+    """The node, started by a program that has replaced something in it."""
+    (folder / "changed_node.py").write_text(program)
+    return Process(folder, "node", "changed_node", *arguments)
 
 
 class Peer:
@@ -424,12 +432,8 @@ sys.exit(node.main())
 """
 
 
-def test_a_node_whose_gpu_is_lost_ends_with_the_reason_so_that_it_is_started_again(
-    tmp_path: Path, peer: Peer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "gpu_that_goes.py").write_text(GPU_THAT_GOES)
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    process = Process(tmp_path, "node", "gpu_that_goes")
+def test_a_node_whose_gpu_is_lost_ends_with_the_reason_so_that_it_is_started_again(tmp_path: Path, peer: Peer) -> None:
+    process = changed_node(tmp_path, GPU_THAT_GOES)
     try:
         peer.listen(Image, f"{OUTPUT}/overlay")
         images = peer.advertise(Image, "/panoptic_depth/input/image")
@@ -496,12 +500,8 @@ sys.exit(node.main())
 """
 
 
-def test_a_node_that_is_interrupted_at_its_start_ends_as_usual(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "interrupted.py").write_text(INTERRUPTED_AT_ITS_START)
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    process = Process(tmp_path, "node", "interrupted")
+def test_a_node_that_is_interrupted_at_its_start_ends_as_usual(tmp_path: Path) -> None:
+    process = changed_node(tmp_path, INTERRUPTED_AT_ITS_START)
     assert process.wait(60) == 0, process.log.read_text()
     log = process.log.read_text()
     assert "Traceback" not in log
@@ -539,12 +539,8 @@ sys.exit(node.main())
 """
 
 
-def test_a_node_that_is_to_build_only_ends_when_the_engine_is_ready(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "tensorrt_alone.py").write_text(TENSORRT_ALONE)
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    process = Process(tmp_path, "node", "tensorrt_alone", "--ros-args", "-p", "build_only:=true")
+def test_a_node_that_is_to_build_only_ends_when_the_engine_is_ready(tmp_path: Path) -> None:
+    process = changed_node(tmp_path, TENSORRT_ALONE, "--ros-args", "-p", "build_only:=true")
     assert process.wait(60) == 0, process.log.read_text()
     assert "the engine is ready; the node ends, for build_only is set" in process.log.read_text()
 

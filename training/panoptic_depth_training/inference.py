@@ -5,12 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
 from panoptic_depth_model.backbones import ResNetFeatures
+from panoptic_depth_model.config import Decisions
 from panoptic_depth_model.panoptic_depth import Maps, PanopticDepth
 
 HALF = {"cuda": torch.float16, "cpu": torch.bfloat16}  # CPUs that are fast in half precision have bfloat16
@@ -30,6 +33,13 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = mode
 
 
+def with_decisions(network: PanopticDepth, decisions: Decisions) -> PanopticDepth:
+    """The same network, sharing its weights, that decides otherwise."""
+    other = copy(network)
+    other.config = replace(network.config, decisions=decisions)
+    return other
+
+
 def fold_norms(network: PanopticDepth) -> None:
     """Make the batch norms of a ResNet part of its convolutions, in place. For inference alone."""
     if isinstance(network.backbone, ResNetFeatures):
@@ -43,15 +53,15 @@ def prepared(network: PanopticDepth, half: bool) -> PanopticDepth:
     image bytes. With `half`, convolutions hold their weights in half precision; see `HalfPanopticDepth`.
     """
     device = next(network.parameters()).device
-    copy = (HalfPanopticDepth if half else PanopticDepth)(network.config).to(device)
-    copy.load_state_dict(network.state_dict())
-    copy.eval().requires_grad_(False)
-    fold_norms(copy)
+    ready = (HalfPanopticDepth if half else PanopticDepth)(network.config).to(device)
+    ready.load_state_dict(network.state_dict())
+    ready.eval().requires_grad_(False)
+    fold_norms(ready)
     if half:
-        for module in copy.modules():
+        for module in ready.modules():
             if isinstance(module, nn.Conv2d):
                 module.to(HALF[device.type])
-    return copy.to(memory_format=torch.channels_last)
+    return ready.to(memory_format=torch.channels_last)
 
 
 class HalfPanopticDepth(PanopticDepth):

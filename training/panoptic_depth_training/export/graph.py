@@ -20,7 +20,7 @@ from panoptic_depth_training.export.half_precision import halve
 from panoptic_depth_training.export.options import ExportOptions
 from panoptic_depth_training.export.pictures import batches, open_pictures, told
 from panoptic_depth_training.export.quantization import quantize
-from panoptic_depth_training.inference import fold_norms
+from panoptic_depth_training.inference import fold_norms, with_decisions
 
 # The first that has deformable convolution, and scales of int8 in float16. TensorRT knows it since release 10.
 OPSET = 19
@@ -57,9 +57,7 @@ def storable(network: PanopticDepth) -> PanopticDepth:
 
 def with_label_stride(network: PanopticDepth, stride: int) -> PanopticDepth:
     """A copy of the network that tells segments apart on another grid."""
-    copy = deepcopy(network)
-    copy.config = replace(copy.config, decisions=replace(copy.config.decisions, label_stride=stride))
-    return copy
+    return with_decisions(deepcopy(network), replace(network.config.decisions, label_stride=stride))
 
 
 def prepared(network: PanopticDepth, stride: int, options: ExportOptions) -> Deployable:
