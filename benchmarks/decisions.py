@@ -41,6 +41,7 @@ class Usage:
     centers_per_level: int  # peaks above the threshold, on the level that has most of them
     centers: int  # on all levels
     things: int  # that are different ones, and sure enough
+    things_that_stay: int  # when masks are merged; a table that is smaller than `things` loses some of the others first
     rounds: int  # after which no further round changes what stays
 
 
@@ -56,19 +57,21 @@ def usage(network: PanopticDepth, image: torch.Tensor) -> Usage:
     roomy = with_decisions(network, replace(decisions, centers_per_level=size, max_centers=size, max_things=size))
     segments = roomy.segments(maps.levels)
     things = int((segments.things.score > 0).sum())
-    return Usage(max(peaks), sum(peaks), things, rounds(roomy, segments, maps.mask_embedding))
+    stay, rounds = merged(roomy, segments, maps.mask_embedding)
+    return Usage(max(peaks), sum(peaks), things, stay, rounds)
 
 
-def rounds(network: PanopticDepth, segments: Segments, embedding: torch.Tensor) -> int:
-    """How many rounds of merging settle what stays: a round that changes nothing is followed by others like it."""
+def merged(network: PanopticDepth, segments: Segments, embedding: torch.Tensor) -> tuple[int, int]:
+    """How many things stay, and how many rounds settle that: a round that changes nothing is followed by its like."""
     height, width = (EMBEDDING_STRIDE * length for length in embedding.shape[2:])
 
     def scores(count: int) -> torch.Tensor:
         merging = with_decisions(network, replace(network.config.decisions, merge_rounds=count))
         return merging.choose(segments, embedding, (height, width), EMBEDDING_STRIDE).score
 
-    answers = map(scores, itertools.count())
-    return next(n for n, (one, other) in enumerate(itertools.pairwise(answers)) if torch.equal(one, other))
+    answers = enumerate(itertools.pairwise(map(scores, itertools.count())))
+    rounds, score = next((n, one) for n, (one, other) in answers if torch.equal(one, other))
+    return int((score[:, : segments.things.score.shape[1]] > 0).sum()), rounds
 
 
 def usages(network: PanopticDepth, pictures: Pictures, size: tuple[int, int]) -> Iterator[Usage]:
@@ -79,7 +82,8 @@ def usages(network: PanopticDepth, pictures: Pictures, size: tuple[int, int]) ->
 
 def table_of(network: PanopticDepth, found: dict[str, list[Usage]]) -> Table:
     decisions = network.config.decisions
-    limits = (decisions.centers_per_level, decisions.max_centers, decisions.max_things, decisions.merge_rounds)
+    things = decisions.max_things
+    limits = (decisions.centers_per_level, decisions.max_centers, things, things, decisions.merge_rounds)
     table = Table("of an image", "limit", title="median, 99 % and most; images that want more")
     for source, rows in found.items():
         table.add_column(f"{source} ({len(rows)})", justify="right", overflow="fold")

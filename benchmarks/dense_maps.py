@@ -30,11 +30,15 @@ CONVOLUTIONS = ("Conv", "DeformConv")
 def cut_at_maps(model: onnx.ModelProto) -> onnx.ModelProto:
     """The graph of an exported model up to its last convolutions, whose outputs become its own."""
     whole = onnx.shape_inference.infer_shapes(model)  # the extractor wants to know the new outputs' types
+    decided: set[str] = set()  # values that depend on a choice; convolutions of these sample between masks
+    for node in whole.graph.node:  # who uses a value comes behind who makes it
+        if node.op_type == "TopK" or decided.intersection(node.input):
+            decided.update(node.output)
+    convolutions = [n.output[0] for n in whole.graph.node if n.op_type in CONVOLUTIONS and n.output[0] not in decided]
     leading: set[str] = set()  # values from which a convolution can be reached
-    for node in reversed(whole.graph.node):  # who uses a value comes behind who makes it
-        if node.op_type in CONVOLUTIONS or leading.intersection(node.output):
+    for node in reversed(whole.graph.node):
+        if leading.union(convolutions).intersection(node.output):
             leading.update(node.input)
-    convolutions = [node.output[0] for node in whole.graph.node if node.op_type in CONVOLUTIONS]
     return Extractor(whole).extract_model([INPUT], [name for name in convolutions if name not in leading])
 
 

@@ -45,7 +45,7 @@ class Deployable(nn.Module):
         stride = image.shape[1] // inference.labels.shape[1]
         return Outputs(
             # By way of float: TensorRT knows no integer narrowing to uint8.
-            segment_ids=repeated(inference.labels[:, None].to(torch.float32), stride)[:, 0].to(torch.uint8),
+            segment_ids=repeated(inference.labels[:, None].to(torch.float32), stride).squeeze(1).to(torch.uint8),
             depth=depth,
             segment_category=inference.category.to(torch.int32),
             segment_score=torch.where(found, inference.score, 0.0),
@@ -68,6 +68,6 @@ def segment_sums(labels: Tensor, depth: Tensor, count: int) -> tuple[Tensor, Ten
     high = (label / base).floor()
     first = (high == digit[: count // base + 1]).to(depth.dtype)  # [B, N // base + 1, hw]
     second = (label - base * high == digit).to(depth.dtype)  # [B, base, hw]
-    sums = torch.stack([first * stride**2, first * blocks], dim=1) @ second[:, None].mT
+    sums = torch.stack([first, first * blocks], dim=1) @ second[:, None].mT
     area, depth_sum = sums.flatten(2)[:, :, 1 : count + 1].unbind(dim=1)
-    return area, depth_sum
+    return area * stride**2, depth_sum

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from panoptic_depth_model.resampling import repeated, upsampled, upsampled_rows
+from panoptic_depth_model.resampling import in_blocks, in_image, upsampled, upsampled_rows
 
 PIXEL, DIRECT, T1, T2 = "pixel", "direct", "T1", "T2"
 SCHEMES = (PIXEL, DIRECT, T1, T2)
@@ -91,11 +91,16 @@ class DepthScale:
         Args:
             logits: products of kernels and embedding, of a shape that depth_kernels[..., 0] broadcasts to.
         """
-        normalized = logits.sigmoid()
+        nearest_m, range_m = self.span(depth_kernels)
+        return nearest_m + range_m * logits.sigmoid()
+
+    def span(self, depth_kernels: Tensor) -> tuple[Tensor, Tensor]:
+        """Of kernels [..., D], two [...] in meters: depth where n is 0, and how much more it is where n is 1."""
         if not self.has_shift:
-            return self.range_limit_m * normalized
+            nearest_m = torch.zeros_like(depth_kernels[..., 0])
+            return nearest_m, nearest_m + self.range_limit_m
         range_m = self.range_limit_m * depth_kernels[..., 1].sigmoid()
-        return self.shift_m(depth_kernels) + range_m * (normalized - (0.5 if self.scheme == T2 else 0.0))
+        return self.shift_m(depth_kernels) - (range_m / 2 if self.scheme == T2 else 0.0), range_m
 
     def segment_depth(self, depth_kernels: Tensor, embedding: Tensor) -> Tensor:
         """A depth map per kernel before the limits: [B, S, h, w] from [B, S, D] and an embedding [B, E, h, w]."""
@@ -150,23 +155,22 @@ def select_then_dot(depth_kernels: Tensor, rows: Tensor, embedding: Tensor, scal
     return scale.depth_m(logits, own)
 
 
-def upsampled_depth(
-    depth_kernels: Tensor, rows: Tensor, embedding: Tensor, scale: DepthScale, factor: int, stride: int
-) -> Tensor:
-    """`select_then_dot` with a `factor` times finer embedding: depth [B, H * stride, W * stride] in meters.
+def upsampled_depth(depth_kernels: Tensor, rows: Tensor, embedding: Tensor, scale: DepthScale, factor: int) -> Tensor:
+    """`select_then_dot` with a `factor` times finer embedding: depth [B, h * factor, w * factor] in meters.
 
     Products and upsampling are both linear. So the products of all kernels are taken on the coarse grid, and upsampled
     only where a pixel's own segment needs it.
 
     Args:
         depth_kernels: [B, N, D].
-        rows: [B, H, W] int64, the row in `depth_kernels` of each stride x stride block of pixels.
+        rows: [B, b**2, h, w] int64, the row in `depth_kernels` of each of the b x b blocks of every cell.
         embedding: [B, E, h, w].
     """
     if not scale.has_kernels:
         return scale.pixel_depth(upsampled(embedding, factor))
     products = (scale.weights(depth_kernels) @ embedding.flatten(2)).unflatten(2, embedding.shape[2:])  # [B, N, h, w]
-    first_two = depth_kernels[..., :2].mT  # shift and range; schemes without them do not look
-    own = first_two.gather(2, rows.flatten(1)[:, None].expand(-1, first_two.shape[1], -1)).unflatten(2, rows.shape[1:])
-    own = repeated(own, stride)  # [B, 2, H * stride, W * stride]
-    return scale.depth_m(upsampled_rows(products, rows, factor, stride), own.movedim(1, -1))
+    logits = upsampled_rows(products, rows, factor)
+    nearest_m, range_m = (values.gather(1, rows.flatten(1)).view_as(rows) for values in scale.span(depth_kernels))
+    blocks = math.isqrt(rows.shape[1])
+    nearest_m, range_m, normalized = (in_blocks(part, blocks) for part in (nearest_m, range_m, logits.sigmoid()))
+    return in_image((nearest_m + range_m * normalized).flatten(1, 4))

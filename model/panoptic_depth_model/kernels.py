@@ -34,39 +34,49 @@ def side_by_side(levels: Sequence[Tensor]) -> Tensor:
 
 def thing_kernels(
     center_logits: Sequence[Tensor],
-    mask_kernels: Sequence[Tensor],
-    depth_kernels: Sequence[Tensor],
+    mask_kernels: Tensor,
+    depth_kernels: Tensor,
     thing_ids: Tensor,
     *,
     windows: Sequence[int],
+    per_level: int,
     count: int,
     min_score: float,
 ) -> Kernels:
-    """Kernels at the best `count` center peaks of every pyramid level, level after level.
+    """Kernels at the best `count` center peaks, in falling score; no more than `per_level` are of one pyramid level.
 
     Args:
-        center_logits, mask_kernels, depth_kernels: [B, T or C or D, h, w] of every level.
+        center_logits: [B, T, h, w] of every level.
+        mask_kernels, depth_kernels: [B, C or D, P], all levels side by side.
         thing_ids: [T], the categories of the center channels.
         windows: of `center_peaks`, for every level.
     """
     areas = [logits.shape[2] * logits.shape[3] for logits in center_logits]
-    best = [
-        center_peaks(logits, window).flatten(1).topk(min(count, area), dim=1)
+    peaks = [
+        center_peaks(logits, window).flatten(1).topk(min(per_level, area), dim=1)
         for logits, window, area in zip(center_logits, windows, areas, strict=True)
     ]
-    score, index = (torch.cat(parts, dim=1) for parts in zip(*best, strict=True))  # [B, N]
-    counts = [found.shape[1] for found, _ in best]
-    area = torch.cat([index.new_full((n,), area) for n, area in zip(counts, areas, strict=True)])  # [N], of its level
+    candidate, index = (torch.cat(parts, dim=1) for parts in zip(*peaks, strict=True))  # [B, M]: score, place in level
+    counts = [score.shape[1] for score, _ in peaks]
+    starts = [sum(areas[:number]) for number in range(len(areas))]
+    area, start = (of_level(values, counts, index.device) for values in (areas, starts))  # [M]
     # Comparisons, for engines divide integers as floats: OpenVINO takes a few quotients for the next lower number.
     channel = torch.arange(1, len(thing_ids), device=index.device)
     thing = (index[..., None] >= area[:, None] * channel).sum(dim=2)
-    position = (index - thing * area).split(counts, dim=1)
+
+    score, row = candidate.topk(min(count, candidate.shape[1]), dim=1)
+    position = (start + index - thing * area).gather(1, row)
     return Kernels(
-        category=thing_ids.index_select(0, thing.flatten()).view_as(thing),
+        category=thing_ids.index_select(0, thing.gather(1, row).flatten()).view_as(row),
         score=torch.where(score > min_score, score, 0.0),
-        mask=torch.cat([gather_positions(*level) for level in zip(mask_kernels, position, strict=True)], dim=1),
-        depth=torch.cat([gather_positions(*level) for level in zip(depth_kernels, position, strict=True)], dim=1),
+        mask=gather_positions(mask_kernels, position),
+        depth=gather_positions(depth_kernels, position),
     )
+
+
+def of_level(values: Sequence[int], counts: Sequence[int], device: torch.device) -> Tensor:
+    """Its level's value for each of so many entries of every level, side by side [sum of counts] int64."""
+    return torch.cat([torch.full((n,), value, device=device) for value, n in zip(values, counts, strict=True)])
 
 
 def center_peaks(center_logits: Tensor, window: int) -> Tensor:
@@ -81,11 +91,12 @@ def center_peaks(center_logits: Tensor, window: int) -> Tensor:
 
 
 def region_kernels(
-    region_logits: Sequence[Tensor],
-    mask_kernels: Sequence[Tensor],
-    depth_kernels: Sequence[Tensor],
+    region_logits: Tensor,
+    mask_kernels: Tensor,
+    depth_kernels: Tensor,
     region_ids: Tensor,
     *,
+    areas: Sequence[int],
     adaptive: bool,
     min_probability: float,
     min_score: float,
@@ -98,18 +109,17 @@ def region_kernels(
     so that a region's size scales its kernel.
 
     Args:
-        region_logits, mask_kernels, depth_kernels: [B, R or C or D, h, w] of every level.
+        region_logits, mask_kernels, depth_kernels: [B, R or C or D, P], all levels side by side.
         region_ids: [R], the categories of the region channels.
+        areas: positions of every level; their sum is P.
     """
-    areas = [logits.shape[2] * logits.shape[3] for logits in region_logits]
-    probability = side_by_side(region_logits).sigmoid()  # [B, R, P]
-    winner = probability.argmax(dim=1, keepdim=True)  # [B, 1, P]
-    channel = torch.arange(probability.shape[1], device=winner.device)
-    won = (winner == channel[:, None]).to(probability.dtype)
-    confident = torch.where(probability >= min_probability, won, 0.0) if adaptive else won
-
-    parts = torch.cat([won, confident, confident * probability], dim=1).split(areas, dim=2)
-    sums = torch.stack([part.sum(dim=2) for part in parts], dim=2)  # [B, 3R, L]
+    probability = region_logits.sigmoid()
+    wins = region_logits == region_logits.amax(dim=1, keepdim=True)
+    won = wins.to(probability.dtype)
+    confident = (wins & (probability >= min_probability)).to(probability.dtype) if adaptive else won
+    level = of_level(range(len(areas)), areas, won.device)
+    on_level = (level[:, None] == torch.arange(len(areas), device=won.device)).to(won.dtype)  # [P, L]
+    sums = torch.cat([won, confident, confident * probability], dim=1) @ on_level
     won_count, confident_count, confidence = sums.chunk(3, dim=1)  # [B, R, L]
     score = confidence / won_count.clamp(min=1)
     present = (score > min_score).to(score.dtype)
@@ -117,20 +127,13 @@ def region_kernels(
     if adaptive:
         mask_share, depth_share = share / won_count.clamp(min=1), share / confident_count.clamp(min=1)
     else:
-        mask_share = depth_share = share / torch.cat([share.new_full((1,), area) for area in areas])
-    positions = confident.split(areas, dim=2)
+        mask_share = depth_share = share / on_level.sum(dim=0)
     return Kernels(
-        category=region_ids.expand(winner.shape[0], -1),
+        category=region_ids.expand(len(won), -1),
         score=(share * score).sum(dim=2),
-        mask=_sum_of_levels(mask_share, positions, mask_kernels),
-        depth=_sum_of_levels(depth_share, positions, depth_kernels),
+        mask=(confident * (mask_share @ on_level.mT)) @ mask_kernels.mT,
+        depth=(confident * (depth_share @ on_level.mT)) @ depth_kernels.mT,
     )
-
-
-def _sum_of_levels(share: Tensor, positions: Sequence[Tensor], kernels: Sequence[Tensor]) -> Tensor:
-    """Kernels [B, R, C] at the chosen positions [B, R, hw] of every level, weighted by its share [B, R, L]."""
-    by_level = [chosen @ maps.flatten(2).mT for chosen, maps in zip(positions, kernels, strict=True)]
-    return (share[..., None] * torch.stack(by_level, dim=2)).sum(dim=2)
 
 
 def concatenate(tables: Sequence[Kernels]) -> Kernels:
@@ -184,9 +187,8 @@ def dynamic_convolution(kernels: Tensor, embedding: Tensor) -> Tensor:
 
 
 def gather_positions(maps: Tensor, position: Tensor) -> Tensor:
-    """Columns of maps [B, C, h, w] or [B, C, P] at flat positions [B, N], as [B, N, C]."""
-    index = position[:, None, :].expand(-1, maps.shape[1], -1)
-    return maps.flatten(2).gather(2, index).mT
+    """Columns of maps [B, C, P] at positions [B, N], as [B, N, C]."""
+    return maps.gather(2, position[:, None, :].expand(-1, maps.shape[1], -1)).mT
 
 
 def gather_rows(rows: Tensor, index: Tensor) -> Tensor:

@@ -13,13 +13,15 @@ where they win, and void is what nobody has.
 
 from __future__ import annotations
 
+from math import isqrt
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from panoptic_depth_model.resampling import between, interleaved
+from panoptic_depth_model.resampling import between
 
-GROUP = 8  # rows that `first_largest` compares at once
+GROUP = 16  # rows that `first_largest` compares at once
 
 
 def accept_greedily(masks: Tensor, score: Tensor, max_overlap: float, rounds: int) -> Tensor:
@@ -41,28 +43,29 @@ def accept_greedily(masks: Tensor, score: Tensor, max_overlap: float, rounds: in
     """
     precedence = (masks.shape[1] - ranks(score)).to(score.dtype)  # [B, T], T for the first that is visited
     inside = masks.flatten(2).to(score.dtype)
-    area = inside.sum(dim=2)
+    area = inside.sum(dim=2, keepdim=True)
     own = inside * precedence[..., None]  # [B, T, P], 0 outside of the mask
-    valid = (score > 0) & (area > 0)
     least = area - max_overlap * area  # that must not be covered
-    accepted = valid
+    least = torch.where((score > 0)[..., None] & (area > 0), least, torch.inf)
+    accepted = least < torch.inf
     for _ in range(rounds):
-        painter = highest(masks, torch.where(accepted, precedence, 0.0))  # [B, 1, P]
-        uncovered = (own >= painter.clamp(min=1)).to(score.dtype).sum(dim=2)
-        accepted = valid & (uncovered >= least)
-    return accepted
+        painter = highest(own, accepted).clamp(min=1)
+        # 1 where painter <= own: they are whole numbers, and a difference is faster than a comparison.
+        uncovered = (own + 1 - painter).clamp(0, 1).sum(dim=2, keepdim=True)
+        accepted = uncovered >= least
+    return accepted[..., 0]
 
 
-def highest(masks: Tensor, value: Tensor) -> Tensor:
-    """The highest of values [B, T] >= 0 whose mask, of [B, T, h, w] bool, has the pixel: [B, 1, h * w]; 0 without any.
+def highest(values: Tensor, accepted: Tensor) -> Tensor:
+    """The highest of the accepted rows at each pixel, 0 for none: [B, 1, P] of values [B, T, P] >= 0.
 
-    The reduced dimension is the last: ONNX Runtime is twenty times slower over another one. And it multiplies a line of
-    the image with repeated values twice as fast as a pixel with the values, as few numbers are a short loop.
+    `accepted` is [B, T, 1]. Over some rows and then over the rest: ONNX Runtime takes several times as long over all at
+    once.
     """
-    width = masks.shape[3]
-    across = masks.permute(0, 2, 3, 1).flatten(2)  # [B, h, w * T]
-    products = across * value.repeat(1, width)[:, None, :]
-    return products.unflatten(2, (width, -1)).amax(dim=3).flatten(1)[:, None, :]
+    rows = values * accepted.to(values.dtype)
+    count = rows.shape[1]
+    some = next(n for n in range(isqrt(count), 0, -1) if count % n == 0)
+    return rows.unflatten(1, (some, -1)).amax(dim=2).amax(dim=1, keepdim=True)
 
 
 def ranks(score: Tensor) -> Tensor:
@@ -82,14 +85,16 @@ def mask_quality(probability: Tensor, min_probability: float) -> Tensor:
 def accept_regions(probability: Tensor, found: Tensor, painted: Tensor, min_area: float) -> Tensor:
     """Which regions win at least `min_area` pixels that no accepted thing paints, [B, R] bool.
 
+    Equals share a pixel: to tell them apart would take an argmax, see `first_largest`.
+
     Args:
         probability: [B, R, P].
         found: [B, R] bool.
         painted: [B, 1, P] bool.
     """
-    region = torch.arange(probability.shape[1], device=probability.device)
-    winner = torch.where(found[..., None], probability, 0.0).argmax(dim=1, keepdim=True)
-    area = ((winner == region[:, None]) & ~painted).to(probability.dtype).sum(dim=2)
+    shown = probability * found[..., None].to(probability.dtype)
+    wins = (shown == shown.amax(dim=1, keepdim=True)) & ~painted
+    area = wins.to(probability.dtype).sum(dim=2)
     return found & (area >= min_area)
 
 
@@ -103,32 +108,32 @@ def most_probable(probability: Tensor, stays: Tensor, factor: int = 1) -> Tensor
             linear.
 
     Returns:
-        [B, h * factor, w * factor] int64; of equal probabilities the first row.
+        in cells [B, factor**2, h, w], as floats; of equal probabilities the first row.
     """
-    rows, segments = probability.shape[1], stays.shape[1]
-    lowered = F.pad(torch.where(stays, 0.0, -2.0), (0, rows - segments), value=-2.0)
+    batch, rows = probability.shape[:2]
+    lowered = F.pad(torch.where(stays, 0.0, -2.0), (0, rows - stays.shape[1]), value=-2.0)
     shown = probability + lowered[..., None, None]
-    if rows % GROUP:  # once for all finer maps
+    if rows % GROUP:
         shown = F.pad(shown, (0, 0, 0, 0, 0, -rows % GROUP), value=-2.0)
-    # The finer maps are compared before they are interleaved, which leaves labels alone to interleave.
-    parts = [between(row, factor, 3) for row in between(shown, factor, 2)] if factor > 1 else [[shown]]
-    best = interleaved([[first_largest(part) for part in row] for row in parts])
-    return torch.where(stays.any(dim=1)[:, None, None], best + 1, 0)
+    groups = shown.unflatten(1, (-1, GROUP)).flatten(0, 1)
+    labels = torch.cat([first_largest(part, batch) for part in between(groups, factor)], dim=1) + 1
+    return torch.where(stays.any(dim=1)[:, None, None, None], labels, 0.0)
 
 
-def first_largest(values: Tensor) -> Tensor:
-    """The row [B, h, w] int64 of the largest of values [B, N, h, w], of equal ones the first; N in whole groups.
+def first_largest(groups: Tensor, batch: int) -> Tensor:
+    """The row [B, 1, h, w] of the largest of values [B * G, GROUP, h, w], of equal ones the first; as floats.
 
-    Argmax in two steps: the first group that has the largest value, then the first place in it. Maxima of whole maps
-    are fast in every engine. Argmax over all rows takes ONNX Runtime four times as long, and OpenVINO six times where
-    the rows are the last dimension. TensorRT-RTX needs over ten minutes to build a tournament of pairs.
+    By maxima and differences: argmax is a sort in TensorRT and in OpenVINO, which takes them several times as long. In
+    groups, as ONNX Runtime takes several times as long for the maximum of all rows at once. Values that are less than
+    2**-92 apart are equal.
     """
-    largest = values[:, ::GROUP]
-    for place in range(1, GROUP):
-        largest = torch.maximum(largest, values[:, place::GROUP])
-    start = largest.argmax(dim=1, keepdim=True) * GROUP
-    group = values.gather(1, start + torch.arange(GROUP, device=values.device)[:, None, None])
-    return (start + group.argmax(dim=1, keepdim=True))[:, 0]
+    count = len(groups) // batch * GROUP
+    largest = groups.amax(dim=1, keepdim=True).unflatten(0, (batch, -1))  # [B, G, 1, h, w]
+    largest = largest.amax(dim=1, keepdim=True).expand_as(largest).flatten(0, 1)
+    mark = torch.arange(count, 0, -1, dtype=groups.dtype, device=groups.device).view(-1, GROUP, 1, 1)
+    # Of the largest rows the mark is left, the others are far below.
+    first = ((groups - largest) * 2.0**100 + mark.repeat(batch, 1, 1, 1)).amax(dim=1, keepdim=True)
+    return count - first.unflatten(0, (batch, -1)).amax(dim=1).ceil()
 
 
 def painted(masks: Tensor, score: Tensor, regions: Tensor, found: Tensor, stays: Tensor) -> Tensor:

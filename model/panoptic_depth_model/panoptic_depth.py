@@ -23,6 +23,7 @@ from panoptic_depth_model.kernels import (
     dynamic_convolution,
     fuse_things,
     region_kernels,
+    side_by_side,
     sort_by_score,
     thing_kernels,
 )
@@ -36,7 +37,7 @@ from panoptic_depth_model.merge import (
     painted,
 )
 from panoptic_depth_model.pyramid import FeaturePyramid, SemanticPyramid
-from panoptic_depth_model.resampling import cropped, upsampled
+from panoptic_depth_model.resampling import cropped, in_cells, in_image, upsampled
 
 SIZE_MULTIPLE = 32  # the coarsest backbone stride
 LEVEL_STRIDES = (8, 16, 32, 64, 128)  # of the pyramid levels p3..p7 that have kernel heads
@@ -50,6 +51,15 @@ class LevelMaps(NamedTuple):
     regions: Tensor  # [B, R, h, w] logits
     mask_kernels: Tensor  # [B, C, h, w], before the things' or the regions' embedding
     depth_kernels: Tensor  # [B, D, h, w]; D is 0 without kernels for depth
+
+
+class FlatMaps(NamedTuple):
+    """What the heads say on all levels, side by side."""
+
+    centers: Tensor  # [B, T, P] logits
+    regions: Tensor  # [B, R, P] logits
+    mask_kernels: Tensor  # [B, C, P]
+    depth_kernels: Tensor  # [B, D, P]
 
 
 class Maps(NamedTuple):
@@ -74,7 +84,7 @@ class Segments(NamedTuple):
 class Choice(NamedTuple):
     """Which segments stay, and which of them has each pixel."""
 
-    labels: Tensor  # [B, H/s, W/s] int64, row + 1 of the segment table; 0 void
+    labels: Tensor  # in cells [B, (4/s)**2, h, w], as floats: row + 1 of the segment table; 0 void
     score: Tensor  # [B, N] of the segment table; 0 for an empty row
 
 
@@ -174,40 +184,41 @@ class PanopticDepth(nn.Module):
         choice = self.choose(segments, maps.mask_embedding, (height, width), self.config.decisions.label_stride)
         table = self.table(segments)
         depth = self.depth(table, choice.labels, maps.depth_embedding, (height, width))
-        return Inference(choice.labels, depth, table.category, choice.score)
+        labels = cropped(in_image(choice.labels), (height, width), self.config.decisions.label_stride)
+        return Inference(labels.to(torch.int64), depth, table.category, choice.score)
 
     def segments(self, levels: list[LevelMaps]) -> Segments:
         """Kernels of things and regions from all levels, fused: the kernel producer."""
-        return Segments(self.things(levels), self.regions(levels))
+        flat, centers = flattened(levels), [level.centers for level in levels]
+        return Segments(self.things(centers, flat), self.regions(flat, areas=[c[0, 0].numel() for c in centers]))
 
-    def things(self, levels: list[LevelMaps]) -> Kernels:
+    def things(self, centers: list[Tensor], flat: FlatMaps) -> Kernels:
         """Up to `max_things` kernels of things, in falling score of their centers."""
         decisions = self.config.decisions
-        centers, _, mask_kernels, depth_kernels = zip(*levels, strict=True)
         candidates = thing_kernels(
             centers,
-            mask_kernels,
-            depth_kernels,
+            flat.mask_kernels,
+            flat.depth_kernels,
             self.thing_ids,
             windows=CENTER_WINDOWS,
-            count=decisions.centers_per_level,
+            per_level=decisions.centers_per_level,
+            count=decisions.max_centers,
             min_score=decisions.min_center_score,
         )
-        candidates = sort_by_score(candidates, decisions.max_centers)
         candidates = candidates._replace(mask=self.embed_things(candidates.mask))
         fused = sort_by_score(fuse_things(candidates, decisions.min_similarity), decisions.max_things)
         # A score only falls from here on (by mask quality): a center below the last threshold is out already.
         return fused._replace(score=torch.where(fused.score >= decisions.min_thing_score, fused.score, 0.0))
 
-    def regions(self, levels: list[LevelMaps]) -> Kernels:
+    def regions(self, flat: FlatMaps, areas: list[int]) -> Kernels:
         """One kernel per region channel, stuff first; things are included, their regions compete with it for pixels."""
         decisions = self.config.decisions
-        _, regions, mask_kernels, depth_kernels = zip(*levels, strict=True)
         found = region_kernels(
-            regions,
-            mask_kernels,
-            depth_kernels,
+            flat.regions,
+            flat.mask_kernels,
+            flat.depth_kernels,
             self.region_ids,
+            areas=areas,
             adaptive=self.config.adaptive_fusion,
             min_probability=decisions.min_region_probability,
             min_score=decisions.min_region_score,
@@ -233,7 +244,7 @@ class PanopticDepth(nn.Module):
         shown = cropped(masks, size, EMBEDDING_STRIDE)
         visible = shown[:, :first_region] > decisions.min_mask_probability
         thing_stays = accept_greedily(visible, score, decisions.max_overlap, decisions.merge_rounds)
-        taken = highest(visible, thing_stays.to(score.dtype)) > 0
+        taken = highest(visible.flatten(2).to(score.dtype), thing_stays[..., None]) > 0
         min_area = decisions.min_stuff_area_px / EMBEDDING_STRIDE**2
         found = regions.score > 0
         wins = accept_regions(shown[:, first_region:].flatten(2), found, taken, min_area)
@@ -244,23 +255,20 @@ class PanopticDepth(nn.Module):
             fine = upsampled(masks, factor)
             inside = fine[:, :first_region] > decisions.min_mask_probability
             every_region = torch.cat([stays, torch.zeros_like(wins[:, stuff:])], dim=1)
-            labels = painted(inside, score, fine[:, first_region:], found, every_region)
+            labels = in_cells(painted(inside, score, fine[:, first_region:], found, every_region), factor)
         else:
             whole_groups = -(-stays.shape[1] // GROUP) * GROUP  # regions of things fill the last one, and take no part
             labels = most_probable(masks[:, :whole_groups], stays, factor)
         table_score = torch.cat([score, regions.score[:, :stuff]], dim=1)
-        return Choice(cropped(labels, size, label_stride), torch.where(stays, table_score, 0.0))
+        return Choice(labels, torch.where(stays, table_score, 0.0))
 
-    def depth(
-        self, table: Kernels, labels: Tensor, depth_embedding: Tensor, size: tuple[int, int]
-    ) -> Tensor | None:
-        """Depth [B, H, W]; void pixels use the first row, so that depth is finite everywhere."""
-        scale, stride = self.config.depth, self.config.decisions.label_stride
+    def depth(self, table: Kernels, labels: Tensor, depth_embedding: Tensor, size: tuple[int, int]) -> Tensor | None:
+        """Depth [B, H, W] for labels in cells; void pixels use the first row, so that depth is finite everywhere."""
+        scale = self.config.depth
         if scale is None:
             return None
-        row = (labels - 1).clamp(min=0)
-        depth_m = upsampled_depth(table.depth, row, depth_embedding, scale, EMBEDDING_STRIDE, stride)
-        return scale.limited(cropped(depth_m, size, 1))
+        depth_m = upsampled_depth(table.depth, row_of(labels), depth_embedding, scale, EMBEDDING_STRIDE)
+        return cropped(scale.limited(depth_m), size, 1)
 
     def answer_depth(self, maps: Maps) -> Tensor:
         """Depth [B, H/4, W/4] of the network's own segments, before the limits: what a frame with depth but
@@ -271,7 +279,17 @@ class PanopticDepth(nn.Module):
         with torch.no_grad():
             labels = self.choose(segments, maps.mask_embedding, (height, width), EMBEDDING_STRIDE).labels
         table = self.table(segments)
-        return select_then_dot(table.depth, (labels - 1).clamp(min=0), maps.depth_embedding, self.config.depth)
+        return select_then_dot(table.depth, row_of(labels[:, 0]), maps.depth_embedding, self.config.depth)
+
+
+def flattened(levels: list[LevelMaps]) -> FlatMaps:
+    """The maps of all levels side by side."""
+    return FlatMaps(*(side_by_side(part) for part in zip(*levels, strict=True)))
+
+
+def row_of(labels: Tensor) -> Tensor:
+    """The row of the segment table that each label stands for, int64; the first for void."""
+    return (labels - 1).clamp(min=0).to(torch.int64)
 
 
 def rows(kernels: Kernels, index: Tensor) -> Kernels:

@@ -3,11 +3,15 @@
 
 Letters: B images, N segments, C channels, h w coarse grid, H W fine grid. Bilinear sampling is that of images: pixel i
 of a grid that is `factor` times finer lies at (i + 0.5) / factor - 0.5 of the coarse one; borders go on as they end.
+
+A pixel of the coarse grid is a cell of f x f finer ones. A fine map in cells is [B, f**2, h, w], where number y * f + x
+is pixel (y, x) of every cell: what pixels of one number have in common is then done with whole maps. `in_image` puts
+them where they belong.
 """
 
 from __future__ import annotations
 
-from math import ceil
+from math import ceil, isqrt
 
 import torch
 from torch import Tensor
@@ -21,49 +25,81 @@ def upsampled(maps: Tensor, factor: int) -> Tensor:
     return F.interpolate(maps, scale_factor=float(factor), mode="bilinear", align_corners=False)
 
 
-def upsampled_rows(maps: Tensor, rows: Tensor, factor: int, stride: int) -> Tensor:
-    """`upsampled` maps where a pixel wants one of them only: [B, H * stride, W * stride] of [B, N, h, w].
+def upsampled_rows(maps: Tensor, rows: Tensor, factor: int) -> Tensor:
+    """`upsampled` maps where a pixel wants one of them only: of [B, N, h, w], in cells [B, factor**2, h, w].
 
     Four samples of the coarse map are gathered for each block of pixels that lies between the same four.
 
     Args:
-        rows: [B, H, W] int64 in 0..N-1, one for each stride x stride block of the upsampled maps. The stride
-            is a divisor of half the factor, or the factor itself.
+        rows: [B, b**2, h, w] int64 in 0..N-1, one for each of the b x b blocks of a cell. b is 1, or even and a divisor
+            of the factor.
     """
-    if stride == factor:
-        rows, stride = rows.repeat_interleave(2, 1).repeat_interleave(2, 2), stride // 2
+    blocks = isqrt(rows.shape[1])
+    if blocks == 1:
+        rows, blocks = rows.expand(-1, 4, -1, -1), 2
     height, width = maps.shape[2:]
-    (top, bottom), (left, right) = (
-        _samples(count, factor / stride, length, maps.device)
-        for count, length in zip(rows.shape[1:], (height, width), strict=True)
-    )
-    corners = torch.stack([y[:, None] * width + x for y in (top, bottom) for x in (left, right)])  # [4, H, W]
-    index = rows[:, None] * (height * width) + corners
-    values = repeated(maps.flatten(1).gather(1, index.flatten(1)).view_as(index), stride)  # [B, 4, ...]
-    down, across = (_places(count, factor, maps.device) % 1 for count in values.shape[2:])
-    upper, lower = (_mixed(values[:, i], values[:, i + 1], across) for i in (0, 2))
-    return _mixed(upper, lower, down[:, None])
+    down, across = (_around(blocks, length, maps.device) for length in (height, width))  # [2, b, h] and [2, b, w]
+    corners = width * down[:, :, None, None, :, None] + across[:, :, None]  # [2, b, 2, b, h, w]
+    index = height * width * rows.unflatten(1, (1, blocks, 1, blocks)) + corners
+    samples = maps.flatten(1).gather(1, index.flatten(1)).view(len(maps), 4 * blocks**2, height * width)
+    share = _shares(factor, blocks, maps)
+    return (torch.kron(share, share) @ samples).unflatten(2, (height, width))
 
 
-def between(maps: Tensor, factor: int, dim: int) -> list[Tensor]:
-    """2 * factor times the maps that upsampling along one dimension interleaves, for a factor of 2 or 4.
+def _around(blocks: int, length: int, device: torch.device) -> Tensor:
+    """The samples [2, b, length] before and behind each block of every cell, along one dimension."""
+    before = _before(blocks, device)[:, None] + torch.arange(length, device=device)
+    return torch.stack([before, before + 1]).clamp(0, length - 1)
 
-    Number k lies (k + 0.5) / factor - 0.5 further on. Weights are then whole numbers, which spares whom but compares
-    the maps a pass over them where one is 1; and scaling by a power of two rounds nothing.
+
+def _before(blocks: int, device: torch.device) -> Tensor:
+    """Which sample a block of a cell has before it [b] int64: 0 is the cell's own, in its middle."""
+    return (2 * torch.arange(blocks, device=device) >= blocks).to(torch.int64) - 1
+
+
+def _shares(factor: int, blocks: int, like: Tensor) -> Tensor:
+    """What each pixel of a cell is made of, along one dimension: [factor, 2 * b], of `_around`."""
+    place = (torch.arange(factor, device=like.device, dtype=like.dtype) + 0.5) / factor - 0.5
+    behind = place[:, None] - _before(blocks, like.device)
+    block = torch.eye(blocks, device=like.device, dtype=like.dtype).repeat_interleave(factor // blocks, dim=0)
+    return torch.cat([block * (1 - behind), block * behind], dim=1)
+
+
+def between(maps: Tensor, factor: int) -> list[Tensor]:
+    """What `upsampled` interleaves: factor**2 maps [B, C, h, w], all 4 * factor**2 times as large.
+
+    Weights are then whole numbers, and no product is rounded. Beyond the borders are zeros: there all channels of a
+    pixel are smaller by the same factor, which leaves the largest of them the largest.
     """
-    count = maps.shape[dim]
-    padded = torch.cat([maps.narrow(dim, 0, 1), maps, maps.narrow(dim, count - 1, 1)], dim)
-    sides = [padded.narrow(dim, first, count) for first in (0, 2)]
-    weights = [abs(2 * k + 1 - factor) for k in range(factor)]  # of the neighbor, which half of them have before them
-    return [
-        (2 * factor - w) * maps + (sides[2 * k // factor] if w == 1 else w * sides[2 * k // factor])
-        for k, w in enumerate(weights)
-    ]
+    if factor == 1:
+        return [maps]
+    channels = maps.shape[1]
+    taps = [_taps(place, factor, maps) for place in range(factor)]
+    kernels = [(down[:, None] * across).expand(channels, 1, 3, 3) for down in taps for across in taps]
+    return [F.conv2d(maps, kernel, padding=1, groups=channels) for kernel in kernels]
 
 
-def interleaved(parts: list[list[Tensor]]) -> Tensor:
-    """A map [B, h * factor, w * factor] from maps [B, h, w], of which number [i][j] has pixel i, j of every block."""
-    return torch.stack([torch.stack(row, dim=-1).flatten(2) for row in parts], dim=2).flatten(1, 2)
+def _taps(place: int, factor: int, like: Tensor) -> Tensor:
+    """Weights [3] of the sample before, the cell's own and that behind, for one of the pixels of a cell in a row."""
+    offset = 2 * place + 1 - factor  # of the pixel from the middle, in 1 / (2 * factor) of a cell
+    sample = 2 * factor * torch.arange(-1, 2, device=like.device, dtype=like.dtype)
+    return (2 * factor - (sample - offset).abs()).clamp(min=0)
+
+
+def in_blocks(cells: Tensor, blocks: int) -> Tensor:
+    """Cells [B, f**2, h, w] as b x b blocks of s x s pixels: [B, b, s, b, s, h, w] with s = f / b."""
+    size = isqrt(cells.shape[1]) // blocks
+    return cells.unflatten(1, (blocks, size, blocks, size))
+
+
+def in_cells(image: Tensor, factor: int) -> Tensor:
+    """A map [B, H, W] in cells [B, factor**2, H / factor, W / factor], as floats."""
+    return F.pixel_unshuffle(image[:, None].to(torch.float32), factor)
+
+
+def in_image(cells: Tensor) -> Tensor:
+    """The map [B, h * f, w * f] of cells [B, f**2, h, w]. Floats: engines shuffle no integers."""
+    return F.pixel_shuffle(cells, isqrt(cells.shape[1])).squeeze(1)
 
 
 def box_mean(maps: Tensor, window: int) -> Tensor:
@@ -91,19 +127,3 @@ def repeated(maps: Tensor, factor: int) -> Tensor:
 def cropped(maps: Tensor, size: tuple[int, int], stride: int) -> Tensor:
     """The part of maps [..., h, w] at `stride` that shows an image of this size."""
     return maps[..., : ceil(size[0] / stride), : ceil(size[1] / stride)]
-
-
-def _places(count: int, factor: float, device: torch.device) -> Tensor:
-    """Where the first `count` pixels of a grid lie on one that is `factor` times coarser."""
-    return (torch.arange(count, device=device) + 0.5) / factor - 0.5
-
-
-def _samples(count: int, factor: float, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The samples 0..length-1 before and behind those pixels."""
-    before = _places(count, factor, device).floor().to(torch.int64)
-    return before.clamp(min=0), (before + 1).clamp(max=length - 1)
-
-
-def _mixed(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
-    """Linear between two values."""
-    return first + share * (second - first)

@@ -39,13 +39,14 @@ def merge_sequentially(
         if score[row] > 0 and area > 0 and covered <= max_overlap * area:
             stays[row] = True
             labels[mask & (labels == 0)] = row + 1
-    winner = torch.where(found[:, None, None], regions, 0.0).argmax(dim=0)
+    shown = torch.where(found[:, None, None], regions, 0.0)
+    best, winner = shown.amax(dim=0), shown.argmax(dim=0)
     free = labels == 0
     for row in range(len(regions)):
-        won = free & (winner == row)
-        if found[row] and is_stuff[row] and int(won.sum()) >= min_area:
+        area = int((free & (shown[row] == best)).sum())
+        if found[row] and is_stuff[row] and area >= min_area:
             stays[len(things) + row] = True
-            labels[won] = len(things) + row + 1
+            labels[free & (winner == row)] = len(things) + row + 1
     if not allow_void and bool(stays.any()):
         probability = torch.cat([things, regions])
         probability[~stays] = -1.0

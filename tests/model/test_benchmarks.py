@@ -18,6 +18,7 @@ from panoptic_depth_ros.manifest import OUTPUT_TYPES, OUTPUTS, Manifest, read_ma
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
+from panoptic_depth_model.panoptic_depth import Choice  # noqa: E402
 from panoptic_depth_ros.engines.tensorrt import TensorRtEngine  # noqa: E402
 from panoptic_depth_training.inference import with_decisions  # noqa: E402
 
@@ -333,13 +334,16 @@ def test_rounds_are_those_after_which_nothing_changes(bench, monkeypatch, images
     network = bench("untrained").untrained("compact", images).eval()
     settled_after = 3
 
-    def choose(merging, *_: object) -> object:
-        score = torch.tensor([float(min(merging.config.decisions.merge_rounds, settled_after))])
-        return bench("panoptic_depth_model.panoptic_depth").Choice(score, score)
+    def choose(merging, segments, *_: object) -> Choice:  # drops a thing a round
+        stay = torch.arange(segments.things.score.shape[1]) >= min(merging.config.decisions.merge_rounds, settled_after)
+        score = torch.cat([stay, torch.ones(9)])[None]  # with stuff
+        return Choice(score, score)
 
     monkeypatch.setattr(type(network), "choose", choose)
     with torch.inference_mode():
-        assert decisions.usage(network, images[:1]).rounds == settled_after
+        needed = decisions.usage(network, images[:1])
+    assert needed.rounds == settled_after
+    assert needed.things_that_stay == needed.centers - settled_after  # as large is the table that is looked at
 
 
 def test_the_table_says_which_images_want_more_than_there_is(bench, monkeypatch, tmp_path, images, capsys):
@@ -347,7 +351,7 @@ def test_the_table_says_which_images_want_more_than_there_is(bench, monkeypatch,
     network = bench("untrained").untrained("compact", images).eval()
     for number, image in enumerate(images):
         cv2.imwrite(str(tmp_path / f"{number}.png"), image.numpy())
-    found = iter([decisions.Usage(100, 129, 32, 0), decisions.Usage(101, 140, 31, 5)])
+    found = iter([decisions.Usage(100, 129, 31, 21, 0), decisions.Usage(101, 140, 20, 20, 5)])
     monkeypatch.setattr(decisions, "usage", lambda *_: next(found))
     monkeypatch.setattr(decisions, "network_of", lambda *_: (network, None))
     monkeypatch.setenv("COLUMNS", "200")
@@ -356,7 +360,8 @@ def test_the_table_says_which_images_want_more_than_there_is(bench, monkeypatch,
     cells = {name.strip(): (limit.strip(), cell.strip()) for name, limit, cell in rows}
     assert cells["centers per level"] == ("100", "100, 101, 101; 1")
     assert cells["centers"] == ("128", "134, 140, 140; 2")
-    assert cells["things"] == ("32", "32, 32, 32; 0")
+    assert cells["things"] == ("21", "26, 31, 31; 1")
+    assert cells["things that stay"] == ("21", "20, 21, 21; 0")
     assert cells["rounds"] == ("4", "2, 5, 5; 1")
 
 

@@ -15,6 +15,7 @@ from panoptic_depth_model.kernels import (
     dynamic_convolution,
     fuse_things,
     region_kernels,
+    side_by_side,
     sort_by_score,
     thing_kernels,
 )
@@ -81,8 +82,9 @@ def test_fusion_of_a_batch_equals_fusion_of_its_images():
 def things_found(
     centers: list[Tensor], mask_kernels: list[Tensor], depth_kernels: list[Tensor], ids: tuple[int, ...], **options
 ) -> Kernels:
-    settings = {"windows": (3,) * len(centers), "count": 100, "min_score": 0.01} | options
-    return thing_kernels(centers, mask_kernels, depth_kernels, torch.tensor(ids), **settings)
+    settings = {"windows": (3,) * len(centers), "per_level": 100, "count": 500, "min_score": 0.01} | options
+    kernels = (side_by_side(maps) for maps in (mask_kernels, depth_kernels))
+    return thing_kernels(centers, *kernels, torch.tensor(ids), **settings)
 
 
 def test_a_center_is_found_where_its_smoothed_map_peaks():
@@ -133,17 +135,20 @@ def slow_peaks(logits: Tensor, window: int) -> list[tuple[float, int, list[float
     return sorted(peaks, reverse=True)
 
 
-@pytest.mark.parametrize("count", [100, 6])
-def test_the_best_peaks_of_every_level_are_found_level_after_level(pyramid, count):
+@pytest.mark.parametrize(("per_level", "count"), [(100, 500), (6, 500), (100, 8)])
+def test_the_best_peaks_are_found_of_those_that_are_the_best_of_their_level(pyramid, per_level, count):
     windows, ids = (3, 3, 5), (3, 5, 7, 9)
-    found = things_found(*pyramid, ids=ids, windows=windows, count=count, min_score=0.3)
+    found = things_found(*pyramid, ids=ids, windows=windows, per_level=per_level, count=count, min_score=0.3)
     for image in range(2):
-        expected = [
-            (score, ids[thing], [float(level), *place])
-            for level, (logits, window) in enumerate(zip(pyramid[0], windows, strict=True))
-            for score, thing, place in slow_peaks(logits[image], window)[:count]
-            if score > 0.3
-        ]
+        expected = sorted(
+            (
+                (score, ids[thing], [float(level), *place])
+                for level, (logits, window) in enumerate(zip(pyramid[0], windows, strict=True))
+                for score, thing, place in slow_peaks(logits[image], window)[:per_level]
+                if score > 0.3
+            ),
+            reverse=True,
+        )[:count]
         score, category, place = zip(*expected, strict=True)
         there = found.score[image] > 0
         torch.testing.assert_close(found.score[image, there], torch.tensor(score))
@@ -159,10 +164,11 @@ MASK_KERNELS = torch.tensor([1.0, 2.0, 4.0, 8.0])
 def regions_found(*, adaptive: bool, min_score: float = 0.1, ids: tuple[int, ...] = (0, 1)) -> Kernels:
     """Category 0 wins positions 0, 1, 2 and is confident at 0 and 1; category 1 wins position 3."""
     return region_kernels(
-        [PROBABILITY.logit().reshape(1, 2, 1, 4)],
-        [MASK_KERNELS.reshape(1, 1, 1, 4)],
-        [10 * MASK_KERNELS.reshape(1, 1, 1, 4)],
+        PROBABILITY.logit()[None],
+        MASK_KERNELS[None, None],
+        10 * MASK_KERNELS[None, None],
         torch.tensor(ids),
+        areas=[4],
         adaptive=adaptive,
         min_probability=0.4,
         min_score=min_score,
@@ -186,10 +192,11 @@ def test_without_adaptive_fusion_every_won_position_counts_and_the_map_area_divi
 def test_a_region_without_enough_score_or_without_a_position_was_not_found():
     assert regions_found(adaptive=True, min_score=0.6).score.tolist() == [[0.0, pytest.approx(0.8)]]
     nowhere = region_kernels(
-        [torch.tensor([[[[2.0]], [[1.0]]]])],
-        [torch.ones(1, 1, 1, 1)],
-        [torch.ones(1, 1, 1, 1)],
+        torch.tensor([[[2.0], [1.0]]]),
+        torch.ones(1, 1, 1),
+        torch.ones(1, 1, 1),
         torch.arange(2),
+        areas=[1],
         adaptive=True,
         min_probability=0.4,
         min_score=0.1,
@@ -232,7 +239,9 @@ def test_a_region_is_averaged_over_the_levels_that_have_it(adaptive):
     for level in logits:
         level[:, 3] -= 9  # is found nowhere
     ids = torch.arange(4)
-    found = region_kernels(logits, kernels, kernels, ids, adaptive=adaptive, min_probability=0.6, min_score=0.5)
+    maps = [side_by_side(each) for each in (logits, kernels, kernels)]
+    areas = [height * width for height, width in sizes]
+    found = region_kernels(*maps, ids, areas=areas, adaptive=adaptive, min_probability=0.6, min_score=0.5)
     for image, region in torch.cartesian_prod(torch.arange(2), ids).tolist():
         levels = [
             (level[image].sigmoid().flatten(1), maps[image].flatten(1))

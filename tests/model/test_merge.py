@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from panoptic_depth_model.merge import (
+    GROUP,
     accept_greedily,
     accept_regions,
     first_largest,
@@ -18,7 +19,7 @@ from panoptic_depth_model.merge import (
     most_probable,
     painted,
 )
-from panoptic_depth_model.resampling import upsampled
+from panoptic_depth_model.resampling import in_image, upsampled
 from tests.model.sequential_merge import merge_sequentially
 
 ROUNDS = 8
@@ -45,7 +46,7 @@ def at_once(scenes: Scenes, min_area: float, allow_void: bool, min_probability: 
     stays = torch.cat([thing_stays, region_stays], dim=1)
     if allow_void:
         return painted(masks, scenes.score, scenes.regions, scenes.found, stays), stays
-    return most_probable(torch.cat([scenes.things, scenes.regions], dim=1), stays), stays
+    return in_image(most_probable(torch.cat([scenes.things, scenes.regions], dim=1), stays)).long(), stays
 
 
 def one_by_one(scenes: Scenes, min_area: float, allow_void: bool, min_probability: float) -> tuple[Tensor, Tensor]:
@@ -272,18 +273,30 @@ def test_a_region_needs_enough_pixels_that_no_thing_paints():
     assert accept_regions(probability, found, taken, 3).tolist() == [[False, False, False]]
 
 
-@pytest.mark.parametrize("rows", [8, 16, 64, 112, 128])
+def test_regions_that_are_equally_probable_share_a_pixel():
+    probability = torch.tensor([[[0.9, 0.8], [0.9, 0.1], [0.2, 0.3]]])
+    found, taken = torch.ones(1, 3, dtype=torch.bool), torch.zeros(1, 1, 2, dtype=torch.bool)
+    assert accept_regions(probability, found, taken, 1).tolist() == [[True, True, False]]
+
+
+@pytest.mark.parametrize("rows", [16, 64, 112, 128])
 def test_the_first_of_the_largest_rows_wins(rows):
     generator = torch.Generator().manual_seed(rows)
     fine = torch.rand(2, rows, 5, 9, generator=generator)
     for values in (fine, (4 * fine).round(), torch.zeros_like(fine), -fine):
-        assert torch.equal(first_largest(values), values.argmax(dim=1))
+        groups = values.unflatten(1, (-1, GROUP)).flatten(0, 1)
+        assert torch.equal(first_largest(groups, batch=2)[:, 0], values.argmax(dim=1).float())
 
 
-def test_the_highest_value_of_the_masks_at_a_pixel_is_that_of_a_mask_which_is_there():
-    masks = torch.tensor([[[[1, 1, 0, 0]], [[0, 1, 1, 0]], [[0, 1, 0, 0]]]]).bool()  # [1, 3, 1, 4]
-    assert highest(masks, torch.tensor([[5.0, 2.0, 9.0]])).tolist() == [[[5.0, 9.0, 2.0, 0.0]]]
-    assert highest(masks, torch.tensor([[5.0, 2.0, 0.0]])).tolist() == [[[5.0, 5.0, 2.0, 0.0]]]
+@pytest.mark.parametrize("rows", [1, 7, 21, 100])
+def test_the_highest_value_at_a_pixel_is_that_of_an_accepted_row(rows):
+    generator = torch.Generator().manual_seed(rows)
+    values, accepted = (torch.rand(2, rows, *size, generator=generator) for size in ((9,), ()))
+    accepted = accepted < 0.5
+    accepted[0, :] = False
+    expected = torch.where(accepted[..., None], values, 0.0).amax(dim=1, keepdim=True)
+    assert torch.equal(highest(values, accepted[..., None]), expected)
+    assert not expected[0].any()
 
 
 @pytest.mark.parametrize("rows", [1, 7, 8, 13, 61])
@@ -293,7 +306,7 @@ def test_the_most_probable_segment_is_that_of_the_upsampled_probabilities(factor
     probability, stays = torch.rand(3, rows, 6, 7, generator=generator), torch.rand(3, rows, generator=generator) < 0.5
     probability[:, :, :, 3:] *= 1e-3  # what does not stay loses to what hardly shows
     stays[0, rows // 2], stays[1] = True, False
-    labels = most_probable(probability, stays, factor)
+    labels = in_image(most_probable(probability, stays, factor)).long()
     expected = torch.where(stays[..., None, None], upsampled(probability, factor), -1.0).argmax(dim=1) + 1
     expected[~stays.any(dim=1)] = 0
     assert torch.equal(labels, expected)

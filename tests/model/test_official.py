@@ -20,11 +20,11 @@ from panoptic_depth_model.kernels import (
     dynamic_convolution,
     fuse_things,
     region_kernels,
-    sort_by_score,
+    side_by_side,
     thing_kernels,
 )
 from panoptic_depth_model.merge import mask_quality
-from panoptic_depth_model.panoptic_depth import CENTER_WINDOWS, Inference, LevelMaps, Maps, PanopticDepth
+from panoptic_depth_model.panoptic_depth import CENTER_WINDOWS, Inference, LevelMaps, Maps, PanopticDepth, flattened
 from panoptic_depth_model.resampling import cropped, upsampled
 
 DATA = Path(__file__).parents[1] / "data" / "panoptic_depth"
@@ -96,7 +96,6 @@ def run(official_shapes) -> Run:
         features = dict(zip(names, (*stages, *pyramid, semantic, maps.mask_embedding), strict=True))
         candidates = [things_of(network, maps.levels[i : i + 1], CENTER_WINDOWS[i : i + 1]) for i in range(5)]
         together = things_of(network, maps.levels, CENTER_WINDOWS)
-        together = sort_by_score(together, together.score.shape[1])
         together = together._replace(mask=network.embed_things(together.mask))
         fused = fuse_things(together, network.config.decisions.min_similarity)
         # The same steps in one call, as everybody else runs them.
@@ -106,13 +105,15 @@ def run(official_shapes) -> Run:
 
 def things_of(network: PanopticDepth, levels: list[LevelMaps], windows: tuple[int, ...]) -> Kernels:
     decisions = network.config.decisions
+    flat = flattened(levels)
     return thing_kernels(
         [level.centers for level in levels],
-        [level.mask_kernels for level in levels],
-        [level.depth_kernels for level in levels],
+        flat.mask_kernels,
+        flat.depth_kernels,
         network.thing_ids,
         windows=windows,
-        count=decisions.centers_per_level,
+        per_level=decisions.centers_per_level,
+        count=decisions.max_centers,
         min_score=decisions.min_center_score,
     )
 
@@ -164,11 +165,13 @@ def test_the_same_centers_are_found_on_every_level(run, official):
 def test_the_same_regions_are_found_on_every_level(run, official):
     decisions = run.network.config.decisions
     for name, level in zip(LEVELS, run.maps.levels, strict=True):
+        flat = flattened([level])
         found = region_kernels(
-            [level.regions],
-            [level.mask_kernels],
-            [level.depth_kernels],
+            flat.regions,
+            flat.mask_kernels,
+            flat.depth_kernels,
             run.network.region_ids,
+            areas=[flat.regions.shape[2]],
             adaptive=True,
             min_probability=decisions.min_region_probability,
             min_score=decisions.min_region_score,
@@ -190,7 +193,7 @@ def test_kernels_of_things_agree_after_fusion(run, official):
 
 def test_kernels_of_regions_agree_after_fusion(run, official):
     with torch.inference_mode():
-        regions = run.network.regions(run.maps.levels)
+        regions = run.network.segments(run.maps.levels).regions
     kept = regions.score[0] > 0
     assert regions.category[0, kept].tolist() == official["stuff_class"].tolist()
     assert_close(regions.score[0, kept], official["stuff_score"], SCORES)
@@ -237,7 +240,7 @@ def test_probabilities_of_the_segments_agree(run, official):
 
 def test_the_same_region_wins_each_pixel(run, official):
     with torch.inference_mode():
-        regions = run.network.regions(run.maps.levels)
+        regions = run.network.segments(run.maps.levels).regions
         masks = dynamic_convolution(regions.mask, run.maps.mask_embedding).sigmoid()
         masks = cropped(upsampled(masks, 4), (HEIGHT, WIDTH), 1)[0]
     winner = torch.where(regions.score[0, :, None, None] > 0, masks, 0.0).argmax(0).numpy()
@@ -289,9 +292,10 @@ def test_regions_fuse_alike(fusion, case):
     )
     count = int(category.max()) + 1
     own = torch.nn.functional.one_hot(category.long(), count).bool()  # [L, R]
-    logits = torch.where(own, score.logit()[:, None], -20.0)[:, None, :, None, None]  # [L, B=1, R, 1, 1]
-    maps = (list(logits), [row[None, :, None, None] for row in mask], [row[None, :, None, None] for row in depth])
-    fused = region_kernels(*maps, torch.arange(count), adaptive=True, min_probability=0.0, min_score=0.0)
+    logits = torch.where(own, score.logit()[:, None], -20.0)
+    maps = (side_by_side([row[None, :, None, None] for row in each]) for each in (logits, mask, depth))
+    settings = {"adaptive": True, "min_probability": 0.0, "min_score": 0.0}
+    fused = region_kernels(*maps, torch.arange(count), areas=[1] * len(own), **settings)
     present = fused.score[0] > 1e-6
     assert present.nonzero().flatten().tolist() == fusion[f"{case}_stuff_classes"].tolist()
     assert_close(fused.score[0, present], fusion[f"{case}_stuff_scores"], SCORES)

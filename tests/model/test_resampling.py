@@ -10,36 +10,49 @@ from panoptic_depth_model.resampling import (
     between,
     block_sums,
     box_mean,
-    interleaved,
+    in_blocks,
+    in_cells,
+    in_image,
     repeated,
     upsampled,
     upsampled_rows,
 )
 
 
-@pytest.mark.parametrize("stride", [1, 2, 4])
+@pytest.mark.parametrize("blocks", [1, 2, 4])
 @pytest.mark.parametrize("size", [(3, 5), (1, 2), (6, 1)])
-def test_a_row_for_each_block_is_sampled_as_from_upsampled_maps(size, stride):
-    maps = torch.randn(2, 7, *size)
-    rows = torch.randint(0, 7, (2, size[0] * 4 // stride, size[1] * 4 // stride))
-    fine_rows = rows.repeat_interleave(stride, 1).repeat_interleave(stride, 2)
-    expected = upsampled(maps, 4).gather(1, fine_rows[:, None])[:, 0]
-    torch.testing.assert_close(upsampled_rows(maps, rows, 4, stride), expected)
+def test_a_row_for_each_block_is_sampled_as_from_upsampled_maps(size, blocks):
+    maps, rows = torch.randn(2, 7, *size), torch.randint(0, 7, (2, blocks**2, *size))
+    fine_rows = repeated(in_image(rows.float())[:, None], 4 // blocks).long()
+    expected = upsampled(maps, 4).gather(1, fine_rows)[:, 0]
+    torch.testing.assert_close(in_image(upsampled_rows(maps, rows, 4)), expected)
 
 
-def test_rows_of_a_part_of_the_image_are_sampled_there():
-    maps, rows = torch.randn(1, 3, 4, 4), torch.randint(0, 3, (1, 8, 8))
-    whole = upsampled_rows(maps, rows, 4, 2)
-    torch.testing.assert_close(upsampled_rows(maps, rows[:, :5, :3], 4, 2), whole[:, :10, :6])
-
-
-@pytest.mark.parametrize("factor", [2, 4])
+@pytest.mark.parametrize("factor", [1, 2, 4])
 @pytest.mark.parametrize("size", [(3, 5), (1, 2), (6, 1)])
-def test_interleaving_the_maps_between_gives_bilinear_upsampling(size, factor):
+def test_the_maps_between_are_those_of_bilinear_upsampling_but_for_a_factor_at_the_borders(size, factor):
     maps = torch.randn(2, 3, *size)
-    parts = [between(row, factor, 3) for row in between(maps, factor, 2)]
-    channels = [interleaved([[part[:, channel] for part in row] for row in parts]) for channel in range(3)]
-    torch.testing.assert_close(torch.stack(channels, dim=1) / (2 * factor) ** 2, upsampled(maps, factor))
+    fine, ones = (
+        torch.stack([in_image(channel) for channel in torch.stack(between(each, factor), dim=2).unbind(dim=1)], dim=1)
+        for each in (maps, torch.ones_like(maps))
+    )
+    torch.testing.assert_close(fine / ones, upsampled(maps, factor))
+    scale = 4 * factor**2 if factor > 1 else 1
+    inner = ones[:, :, factor:-factor, factor:-factor]
+    assert torch.equal(inner, torch.full_like(inner, scale))
+
+
+def test_a_map_in_cells_has_a_pixel_of_every_cell_in_each_channel():
+    image = torch.arange(24).view(1, 4, 6)
+    cells = in_cells(image, 2)
+    assert cells[0, 1].tolist() == [[1, 3, 5], [13, 15, 17]]  # row 0, column 1 of every 2 x 2
+    assert cells[0, 2].tolist() == [[6, 8, 10], [18, 20, 22]]
+    assert torch.equal(in_image(cells), image.float())
+
+
+def test_pixels_of_a_cell_lie_in_blocks():
+    cells = in_cells(torch.arange(64).view(1, 8, 8), 4)  # 2 x 2 cells of 4 x 4 pixels
+    assert in_blocks(cells, 2)[0, 1, :, 0, :, 0, 0].tolist() == [[16, 17], [24, 25]]  # below, to the left
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])

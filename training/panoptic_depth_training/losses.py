@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from panoptic_depth_model.depth import T1, DepthScale
-from panoptic_depth_model.kernels import dynamic_convolution, gather_positions, side_by_side
-from panoptic_depth_model.panoptic_depth import LevelMaps, Maps, PanopticDepth
+from panoptic_depth_model.kernels import dynamic_convolution, gather_positions
+from panoptic_depth_model.panoptic_depth import FlatMaps, LevelMaps, Maps, PanopticDepth, flattened
 from panoptic_depth_training.pixel_heads import PixelErrors, PixelHeads
 from panoptic_depth_training.targets import LevelTargets, RegionMaps, Targets, region_maps, spread_over_levels
 
@@ -54,15 +54,6 @@ class Losses(NamedTuple):
     @property
     def total(self) -> Tensor:
         return torch.stack(tuple(self)).sum()
-
-
-class FlatMaps(NamedTuple):
-    """The heads' maps of all levels side by side."""
-
-    centers: Tensor  # [B, T, L] logits
-    regions: Tensor  # [B, R, L] logits
-    mask_kernels: Tensor  # [B, C, L]
-    depth_kernels: Tensor  # [B, D, L]
 
 
 class SupervisedKernels(NamedTuple):
@@ -145,11 +136,6 @@ def pixel_head_errors(
         zero = maps.mask_embedding.new_zeros(())
         return PixelErrors(zero, zero, zero, zero)
     return heads(maps, targets, network.config.depth.max_m if network.config.depth else 0.0)
-
-
-def flattened(levels: list[LevelMaps]) -> FlatMaps:
-    """The maps of all levels side by side."""
-    return FlatMaps(*(side_by_side(part) for part in zip(*levels, strict=True)))
 
 
 def map_size(maps: Tensor) -> tuple[int, int]:
