@@ -3,7 +3,7 @@
 
 Multiply-accumulates are those of convolutions and matrix products; a deformable convolution counts as a dense 3x3 one
 plus the plain one that gives its offsets. Traffic is what these operators read (maps and weights) and write, once each,
-as if everything between two of them were done on the way. Sampling, resizing, norms and activations count for neither.
+as if everything between two of them were done on the way. Resizing, norms and activations count for neither.
 """
 
 from __future__ import annotations

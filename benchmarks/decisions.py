@@ -41,7 +41,7 @@ class Usage:
     centers_per_level: int  # peaks above the threshold, on the level that has most of them
     centers: int  # on all levels
     things: int  # that are different ones, and sure enough
-    things_that_stay: int  # when masks are merged; a table that is smaller than `things` loses some of the others first
+    last_thing: int  # row of the last one that stays when masks are merged: those behind it change nothing
     rounds: int  # after which no further round changes what stays
 
 
@@ -57,12 +57,14 @@ def usage(network: PanopticDepth, image: torch.Tensor) -> Usage:
     roomy = with_decisions(network, replace(decisions, centers_per_level=size, max_centers=size, max_things=size))
     segments = roomy.segments(maps.levels)
     things = int((segments.things.score > 0).sum())
-    stay, rounds = merged(roomy, segments, maps.mask_embedding)
-    return Usage(max(peaks), sum(peaks), things, stay, rounds)
+    return Usage(max(peaks), sum(peaks), things, *merged(roomy, segments, maps.mask_embedding))
 
 
 def merged(network: PanopticDepth, segments: Segments, embedding: torch.Tensor) -> tuple[int, int]:
-    """How many things stay, and how many rounds settle that: a round that changes nothing is followed by its like."""
+    """The row of the last thing that stays, and how many rounds settle that.
+
+    A round that changes nothing is followed by others like it.
+    """
     height, width = (EMBEDDING_STRIDE * length for length in embedding.shape[2:])
 
     def scores(count: int) -> torch.Tensor:
@@ -71,7 +73,8 @@ def merged(network: PanopticDepth, segments: Segments, embedding: torch.Tensor) 
 
     answers = enumerate(itertools.pairwise(map(scores, itertools.count())))
     rounds, score = next((n, one) for n, (one, other) in answers if torch.equal(one, other))
-    return int((score[:, : segments.things.score.shape[1]] > 0).sum()), rounds
+    stay = score[0, : segments.things.score.shape[1]].nonzero()
+    return int(stay.max()) + 1 if len(stay) else 0, rounds
 
 
 def usages(network: PanopticDepth, pictures: Pictures, size: tuple[int, int]) -> Iterator[Usage]:

@@ -28,7 +28,7 @@ CONVOLUTIONS = ("Conv", "DeformConv")
 
 
 def cut_at_maps(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph of an exported model up to its last convolutions, whose outputs become its own."""
+    """The graph of an exported model up to the last convolutions that no choice precedes: their outputs are its own."""
     whole = onnx.shape_inference.infer_shapes(model)  # the extractor wants to know the new outputs' types
     decided: set[str] = set()  # values that depend on a choice; convolutions of these sample between masks
     for node in whole.graph.node:  # who uses a value comes behind who makes it
@@ -37,7 +37,7 @@ def cut_at_maps(model: onnx.ModelProto) -> onnx.ModelProto:
     convolutions = [n.output[0] for n in whole.graph.node if n.op_type in CONVOLUTIONS and n.output[0] not in decided]
     leading: set[str] = set()  # values from which a convolution can be reached
     for node in reversed(whole.graph.node):
-        if leading.union(convolutions).intersection(node.output):
+        if any(name in convolutions or name in leading for name in node.output):
             leading.update(node.input)
     return Extractor(whole).extract_model([INPUT], [name for name in convolutions if name not in leading])
 

@@ -32,6 +32,11 @@ def side_by_side(levels: Sequence[Tensor]) -> Tensor:
     return torch.cat([level.flatten(2) for level in levels], dim=2)
 
 
+def areas_of(levels: Sequence[Tensor]) -> list[int]:
+    """Positions of every level, of its maps [B, C, h, w]."""
+    return [level.shape[2] * level.shape[3] for level in levels]
+
+
 def thing_kernels(
     center_logits: Sequence[Tensor],
     mask_kernels: Tensor,
@@ -51,12 +56,13 @@ def thing_kernels(
         thing_ids: [T], the categories of the center channels.
         windows: of `center_peaks`, for every level.
     """
-    areas = [logits.shape[2] * logits.shape[3] for logits in center_logits]
+    areas = areas_of(center_logits)
     peaks = [
         center_peaks(logits, window).flatten(1).topk(min(per_level, area), dim=1)
         for logits, window, area in zip(center_logits, windows, areas, strict=True)
     ]
-    candidate, index = (torch.cat(parts, dim=1) for parts in zip(*peaks, strict=True))  # [B, M]: score, place in level
+    # Of M candidates the score and the place in their level.
+    candidate, index = (torch.cat(parts, dim=1) for parts in zip(*peaks, strict=True))  # [B, M]
     counts = [score.shape[1] for score, _ in peaks]
     starts = [sum(areas[:number]) for number in range(len(areas))]
     area, start = (of_level(values, counts, index.device) for values in (areas, starts))  # [M]
@@ -101,7 +107,7 @@ def region_kernels(
     min_probability: float,
     min_score: float,
 ) -> Kernels:
-    """One kernel per region channel, out of the positions that the channel wins: the mean of the levels that have any.
+    """One kernel per region channel, out of the positions that it wins (equals share one): the mean of its levels.
 
     On a level, adaptive fusion (equation 1) divides sums over confident positions by the count of all won ones, for
     mask kernel and score, so that an unsure region weighs less; the depth kernel is the plain mean over confident

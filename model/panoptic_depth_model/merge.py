@@ -85,7 +85,7 @@ def mask_quality(probability: Tensor, min_probability: float) -> Tensor:
 def accept_regions(probability: Tensor, found: Tensor, painted: Tensor, min_area: float) -> Tensor:
     """Which regions win at least `min_area` pixels that no accepted thing paints, [B, R] bool.
 
-    Equals share a pixel: to tell them apart would take an argmax, see `first_largest`.
+    Equals share a pixel: telling them apart, as `first_largest` does, costs more than their few pixels matter.
 
     Args:
         probability: [B, R, P].
@@ -111,8 +111,9 @@ def most_probable(probability: Tensor, stays: Tensor, factor: int = 1) -> Tensor
         in cells [B, factor**2, h, w], as floats; of equal probabilities the first row.
     """
     batch, rows = probability.shape[:2]
-    lowered = F.pad(torch.where(stays, 0.0, -2.0), (0, rows - stays.shape[1]), value=-2.0)
-    shown = probability + lowered[..., None, None]
+    # From 2**-40 upwards, values that differ at all differ by what `first_largest` asks for.
+    raised = F.pad(torch.where(stays, 2.0**-40, -2.0), (0, rows - stays.shape[1]), value=-2.0)
+    shown = probability + raised[..., None, None]
     if rows % GROUP:
         shown = F.pad(shown, (0, 0, 0, 0, 0, -rows % GROUP), value=-2.0)
     groups = shown.unflatten(1, (-1, GROUP)).flatten(0, 1)
@@ -124,8 +125,8 @@ def first_largest(groups: Tensor, batch: int) -> Tensor:
     """The row [B, 1, h, w] of the largest of values [B * G, GROUP, h, w], of equal ones the first; as floats.
 
     By maxima and differences: argmax is a sort in TensorRT and in OpenVINO, which takes them several times as long. In
-    groups, as ONNX Runtime takes several times as long for the maximum of all rows at once. Values that are less than
-    2**-92 apart are equal.
+    groups, as ONNX Runtime takes several times as long for the maximum of all rows at once. Values must be equal or at
+    least 2**-92 apart, or else a row between them may come out.
     """
     count = len(groups) // batch * GROUP
     largest = groups.amax(dim=1, keepdim=True).unflatten(0, (batch, -1))  # [B, G, 1, h, w]
@@ -133,11 +134,11 @@ def first_largest(groups: Tensor, batch: int) -> Tensor:
     mark = torch.arange(count, 0, -1, dtype=groups.dtype, device=groups.device).view(-1, GROUP, 1, 1)
     # Of the largest rows the mark is left, the others are far below.
     first = ((groups - largest) * 2.0**100 + mark.repeat(batch, 1, 1, 1)).amax(dim=1, keepdim=True)
-    return count - first.unflatten(0, (batch, -1)).amax(dim=1).ceil()
+    return count - first.unflatten(0, (batch, -1)).amax(dim=1)
 
 
 def painted(masks: Tensor, score: Tensor, regions: Tensor, found: Tensor, stays: Tensor) -> Tensor:
-    """The segment that has painted each pixel, as row + 1 [B, h, w]; 0 is void.
+    """The segment that has painted each pixel, as row + 1 [B, h, w]; 0 is void. For networks without depth alone.
 
     Args:
         masks: [B, T, h, w] bool, of things.

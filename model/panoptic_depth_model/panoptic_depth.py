@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """PanopticDepth (Gao et al., CVPR 2022): masks and depth of every segment from kernels generated for it.
 
-Start reading at `PanopticDepth`. Letters: B images, H W image size, h w map size, T things, R region channels,
-N segments, C mask kernel size, D depth kernel size, E depth embedding size.
+Start reading at `PanopticDepth`. Letters: B images, H W image size, h w map size, P positions of all pyramid levels,
+T things, R region channels, N segments, C mask kernel size, D depth kernel size, E depth embedding size.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from panoptic_depth_model.depth import select_then_dot, upsampled_depth
 from panoptic_depth_model.heads import EmbeddingHead, KernelHead, LocationHead
 from panoptic_depth_model.kernels import (
     Kernels,
+    areas_of,
     concatenate,
     dynamic_convolution,
     fuse_things,
@@ -190,7 +191,7 @@ class PanopticDepth(nn.Module):
     def segments(self, levels: list[LevelMaps]) -> Segments:
         """Kernels of things and regions from all levels, fused: the kernel producer."""
         flat, centers = flattened(levels), [level.centers for level in levels]
-        return Segments(self.things(centers, flat), self.regions(flat, areas=[c[0, 0].numel() for c in centers]))
+        return Segments(self.things(centers, flat), self.regions(flat, areas_of(centers)))
 
     def things(self, centers: list[Tensor], flat: FlatMaps) -> Kernels:
         """Up to `max_things` kernels of things, in falling score of their centers."""
@@ -233,7 +234,11 @@ class PanopticDepth(nn.Module):
     def choose(
         self, segments: Segments, mask_embedding: Tensor, size: tuple[int, int], label_stride: int
     ) -> Choice:
-        """Masks of all segments, merged. Segments are accepted at stride 4, pixels given at `label_stride`."""
+        """Masks of all segments, merged. Segments are accepted at stride 4, pixels given at `label_stride`.
+
+        Args:
+            size: height and width of the image without padding, which alone decides what stays.
+        """
         things, regions = segments
         decisions = self.config.decisions
         first_region, stuff = things.score.shape[1], len(self.config.stuff_ids)
@@ -288,8 +293,11 @@ def flattened(levels: list[LevelMaps]) -> FlatMaps:
 
 
 def row_of(labels: Tensor) -> Tensor:
-    """The row of the segment table that each label stands for, int64; the first for void."""
-    return (labels - 1).clamp(min=0).to(torch.int64)
+    """The row of the segment table that each label stands for, int64; the first for void.
+
+    Limited as integers: NaN, of a network that overflowed, must not become a place outside of the table.
+    """
+    return (labels - 1).to(torch.int64).clamp(min=0)
 
 
 def rows(kernels: Kernels, index: Tensor) -> Kernels:

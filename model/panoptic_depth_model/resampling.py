@@ -11,6 +11,8 @@ them where they belong.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import product
 from math import ceil, isqrt
 
 import torch
@@ -58,25 +60,26 @@ def _before(blocks: int, device: torch.device) -> Tensor:
 
 
 def _shares(factor: int, blocks: int, like: Tensor) -> Tensor:
-    """What each pixel of a cell is made of, along one dimension: [factor, 2 * b], of `_around`."""
+    """Weights [factor, 2 * b] of the samples of `_around` in each pixel of a cell, along one dimension."""
     place = (torch.arange(factor, device=like.device, dtype=like.dtype) + 0.5) / factor - 0.5
     behind = place[:, None] - _before(blocks, like.device)
     block = torch.eye(blocks, device=like.device, dtype=like.dtype).repeat_interleave(factor // blocks, dim=0)
     return torch.cat([block * (1 - behind), block * behind], dim=1)
 
 
-def between(maps: Tensor, factor: int) -> list[Tensor]:
-    """What `upsampled` interleaves: factor**2 maps [B, C, h, w], all 4 * factor**2 times as large.
+def between(maps: Tensor, factor: int) -> Iterator[Tensor]:
+    """What `upsampled` interleaves: factor**2 maps [B, C, h, w], all scaled by 4 * factor**2, row after row of a cell.
 
-    Weights are then whole numbers, and no product is rounded. Beyond the borders are zeros: there all channels of a
-    pixel are smaller by the same factor, which leaves the largest of them the largest.
+    Beyond the borders are zeros: there all channels of a pixel are scaled down alike, which leaves the largest of them
+    the largest.
     """
     if factor == 1:
-        return [maps]
+        yield maps
+        return
     channels = maps.shape[1]
     taps = [_taps(place, factor, maps) for place in range(factor)]
-    kernels = [(down[:, None] * across).expand(channels, 1, 3, 3) for down in taps for across in taps]
-    return [F.conv2d(maps, kernel, padding=1, groups=channels) for kernel in kernels]
+    for down, across in product(taps, taps):
+        yield F.conv2d(maps, (down[:, None] * across).expand(channels, 1, 3, 3), padding=1, groups=channels)
 
 
 def _taps(place: int, factor: int, like: Tensor) -> Tensor:

@@ -175,12 +175,15 @@ def test_a_graph_is_cut_behind_the_last_convolution_of_every_branch(bench):
                 node("Conv", ["features", "kernel"], ["left"]),
                 node("Conv", ["features", "kernel"], ["right"]),
                 node("Add", ["left", "right"], ["sum"]),
-                node("Sigmoid", ["sum"], ["answer"]),
+                node("Sigmoid", ["sum"], ["score"]),
+                node("TopK", ["score", "count"], ["best", "place"], axis=3),
+                node("Mul", ["score", "best"], ["chosen"]),
+                node("Conv", ["chosen", "kernel"], ["answer"]),  # behind a choice
             ],
             "two heads",
             [value("image", onnx.TensorProto.UINT8, [1, 2, 3, 3])],
             [value("answer", onnx.TensorProto.FLOAT, [1, 2, 3, 3])],
-            [onnx.numpy_helper.from_array(kernel, "kernel")],
+            [onnx.numpy_helper.from_array(kernel, "kernel"), onnx.numpy_helper.from_array(np.array([1]), "count")],
         ),
         opset_imports=[onnx.helper.make_opsetid("", 18)],
         ir_version=10,
@@ -334,8 +337,9 @@ def test_rounds_are_those_after_which_nothing_changes(bench, monkeypatch, images
     network = bench("untrained").untrained("compact", images).eval()
     settled_after = 3
 
-    def choose(merging, segments, *_: object) -> Choice:  # drops a thing a round
-        stay = torch.arange(segments.things.score.shape[1]) >= min(merging.config.decisions.merge_rounds, settled_after)
+    def choose(merging, segments, *_: object) -> Choice:  # drops a thing a round, the last first
+        size, round = segments.things.score.shape[1], merging.config.decisions.merge_rounds
+        stay = torch.arange(size) < size - min(round, settled_after)
         score = torch.cat([stay, torch.ones(9)])[None]  # with stuff
         return Choice(score, score)
 
@@ -343,7 +347,7 @@ def test_rounds_are_those_after_which_nothing_changes(bench, monkeypatch, images
     with torch.inference_mode():
         needed = decisions.usage(network, images[:1])
     assert needed.rounds == settled_after
-    assert needed.things_that_stay == needed.centers - settled_after  # as large is the table that is looked at
+    assert needed.last_thing == needed.centers - settled_after  # as large is the table that is looked at
 
 
 def test_the_table_says_which_images_want_more_than_there_is(bench, monkeypatch, tmp_path, images, capsys):
@@ -361,7 +365,7 @@ def test_the_table_says_which_images_want_more_than_there_is(bench, monkeypatch,
     assert cells["centers per level"] == ("100", "100, 101, 101; 1")
     assert cells["centers"] == ("128", "134, 140, 140; 2")
     assert cells["things"] == ("21", "26, 31, 31; 1")
-    assert cells["things that stay"] == ("21", "20, 21, 21; 0")
+    assert cells["last thing"] == ("21", "20, 21, 21; 0")
     assert cells["rounds"] == ("4", "2, 5, 5; 1")
 
 

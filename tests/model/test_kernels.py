@@ -206,6 +206,14 @@ def test_a_region_without_enough_score_or_without_a_position_was_not_found():
     assert nowhere.depth.isfinite().all()
 
 
+def test_regions_that_are_equally_probable_share_a_position():
+    logits = torch.tensor([[[2.0, 3.0], [2.0, -1.0]]])
+    maps = torch.tensor([[[1.0, 5.0]]])
+    settings = {"areas": [2], "adaptive": True, "min_probability": 0.4, "min_score": 0.1}
+    found = region_kernels(logits, maps, maps, torch.arange(2), **settings)
+    assert found.mask[0, :, 0].tolist() == [3.0, 1.0]  # of both positions, and of the first alone
+
+
 def test_region_channels_carry_the_categories_they_are_given():
     assert regions_found(adaptive=False, ids=(-1, 80)).category.tolist() == [[-1, 80]]
 

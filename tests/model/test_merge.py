@@ -299,7 +299,7 @@ def test_the_highest_value_at_a_pixel_is_that_of_an_accepted_row(rows):
     assert not expected[0].any()
 
 
-@pytest.mark.parametrize("rows", [1, 7, 8, 13, 61])
+@pytest.mark.parametrize("rows", [1, 7, 16, 17, 61])
 @pytest.mark.parametrize("factor", [1, 2, 4])
 def test_the_most_probable_segment_is_that_of_the_upsampled_probabilities(factor, rows):
     generator = torch.Generator().manual_seed(factor)
@@ -310,6 +310,15 @@ def test_the_most_probable_segment_is_that_of_the_upsampled_probabilities(factor
     expected = torch.where(stays[..., None, None], upsampled(probability, factor), -1.0).argmax(dim=1) + 1
     expected[~stays.any(dim=1)] = 0
     assert torch.equal(labels, expected)
+
+
+@pytest.mark.parametrize("factor", [1, 2, 4])
+def test_only_segments_that_stay_get_pixels_however_improbable_they_are(factor):
+    generator = torch.Generator().manual_seed(factor)
+    probability = (100 * torch.rand(1, 40, 9, 9, generator=generator) - 110).sigmoid()
+    stays = torch.rand(1, 40, generator=generator) < 0.2
+    labels = most_probable(probability, stays, factor).unique().tolist()
+    assert set(labels) <= set((stays[0].nonzero()[:, 0] + 1).tolist())
 
 
 def test_of_equally_probable_segments_the_first_that_stays_wins():

@@ -32,14 +32,19 @@ def test_a_row_for_each_block_is_sampled_as_from_upsampled_maps(size, blocks):
 @pytest.mark.parametrize("size", [(3, 5), (1, 2), (6, 1)])
 def test_the_maps_between_are_those_of_bilinear_upsampling_but_for_a_factor_at_the_borders(size, factor):
     maps = torch.randn(2, 3, *size)
-    fine, ones = (
-        torch.stack([in_image(channel) for channel in torch.stack(between(each, factor), dim=2).unbind(dim=1)], dim=1)
-        for each in (maps, torch.ones_like(maps))
-    )
+    fine, ones = (upsampled_between(each, factor) for each in (maps, torch.ones_like(maps)))
     torch.testing.assert_close(fine / ones, upsampled(maps, factor))
-    scale = 4 * factor**2 if factor > 1 else 1
-    inner = ones[:, :, factor:-factor, factor:-factor]
-    assert torch.equal(inner, torch.full_like(inner, scale))
+
+
+def upsampled_between(maps: torch.Tensor, factor: int) -> torch.Tensor:
+    cells = torch.stack(list(between(maps, factor)), dim=2)  # [B, C, factor**2, h, w]
+    return torch.stack([in_image(channel) for channel in cells.unbind(dim=1)], dim=1)
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+def test_the_maps_between_are_scaled_by_a_whole_number_within_the_borders(factor):
+    inner = upsampled_between(torch.ones(1, 1, 3, 3), factor)[0, 0, factor : 2 * factor, factor : 2 * factor]
+    assert torch.equal(inner, torch.full_like(inner, 4 * factor**2))
 
 
 def test_a_map_in_cells_has_a_pixel_of_every_cell_in_each_channel():

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training losses of PanopticDepth: where segments are, what their masks are, how deep they lie.
 
-Start reading at `panoptic_depth_losses`. Letters as in targets.py; G segments an image, each with V kernels that
-should all give its mask and depth: a pair has kernels at several positions, a region has one on every level.
-n is a number of pixels or other places where depths are compared.
+Start reading at `panoptic_depth_losses`. Letters as in targets.py, where positions are L, not P; G segments an image,
+each with V kernels that should all give its mask and depth: a pair has kernels at several positions, a region has one
+on every level. n is a number of pixels or other places where depths are compared.
 """
 
 from __future__ import annotations
