@@ -88,6 +88,9 @@ def attempts(model: str, setting: Setting) -> list[Attempt]:
 def _of_exported(path: Path, setting: Setting) -> list[Attempt]:
     manifest, _, graph = read_contracted(path)
     computes_in = arithmetic(graph)
+    if setting.cut:
+        # Before both parts are opened: ONNX Runtime is faster in sessions that come after PyTorch, which this imports.
+        from dense_maps import onnxruntime_maps
     found = []
     for device in setting.devices or filter(is_usable, DEVICES):
         for precision in ("f32", "bf16") if device == "openvino" and setting.half else ("f32",):
@@ -102,8 +105,6 @@ def _of_exported(path: Path, setting: Setting) -> list[Attempt]:
         if setting.cut and device in ("cpu", "cuda"):
 
             def maps(device: str = device) -> Candidate:
-                from dense_maps import onnxruntime_maps
-
                 run = fitted(onnxruntime_maps(path, device, setting.threads), manifest)
                 return _candidate(path.name, manifest, DEVICES[device], computes_in, MAPS, run)
 
