@@ -6,9 +6,8 @@ channel of a weight. They stand before convolutions, not behind: what a convolut
 activation at full precision, and TensorRT fuses the two. On a residual sum the shortcut's side is quantized, which is
 what lets TensorRT add in the convolution; where both sides come from convolutions, both are.
 
-In the graph's own precision stay the layers of `KEPT`, and everything that is no convolution of the
-network's own weights: norms, kernels, masks and what samples them,
-the merge, depth and the table.
+In the graph's own precision stay the layers of `KEPT`, and everything that is no convolution of the network's own
+weights: norms, kernels, masks and what samples them, the merge, depth and the table.
 """
 
 from __future__ import annotations
