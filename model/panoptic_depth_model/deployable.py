@@ -44,8 +44,7 @@ class Deployable(nn.Module):
         found = area > 0
         stride = image.shape[1] // inference.labels.shape[1]
         return Outputs(
-            # By way of float: TensorRT knows no integer narrowing to uint8.
-            segment_ids=repeated(inference.labels[:, None].to(torch.float32), stride).squeeze(1).to(torch.uint8),
+            segment_ids=repeated(inference.labels[:, None], stride).squeeze(1).to(torch.uint8),
             depth=depth,
             segment_category=inference.category.to(torch.int32),
             segment_score=torch.where(found, inference.score, 0.0),
@@ -57,17 +56,17 @@ class Deployable(nn.Module):
 def segment_sums(labels: Tensor, depth: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Area [px] and sum of depth [B, N] of segments 1..N; labels may be coarser than depth [B, H, W].
 
-    A label covers a whole block of pixels, so sums over blocks give exact results. And it is a number of two digits:
-    sums for all pairs of digits are one product, with base + N / base comparisons a block instead of N.
+    A label covers a whole block of pixels, so sums over blocks give exact results. And a segment's row in the table is
+    a number of two digits: sums for all pairs of digits are one product for each row of the image, with base + N / base
+    comparisons a block instead of N.
     """
     stride = depth.shape[1] // labels.shape[1]
-    blocks = block_sums(depth, stride).flatten(1)[:, None]  # [B, 1, hw]
-    label = labels.flatten(1)[:, None, :].to(depth.dtype)
+    blocks = block_sums(depth, stride)[:, :, None]  # [B, h, 1, w]
+    row = labels[:, :, None].to(depth.dtype) - 1
     base = 2 ** -(-count.bit_length() // 2)  # near the root of N; quotients of powers of two are exact
     digit = torch.arange(base, dtype=depth.dtype, device=labels.device)[:, None]
-    high = (label / base).floor()
-    first = (high == digit[: count // base + 1]).to(depth.dtype)  # [B, N // base + 1, hw]
-    second = (label - base * high == digit).to(depth.dtype)  # [B, base, hw]
-    sums = torch.stack([first, first * blocks], dim=1) @ second[:, None].mT
-    area, depth_sum = sums.flatten(2)[:, :, 1 : count + 1].unbind(dim=1)
+    high = (row / base).floor()  # -1 for void, which is no digit
+    first = (high == digit[: -(-count // base)]).to(depth.dtype)  # [B, h, N / base, w]
+    second = (row - base * high == digit).to(depth.dtype).mT  # [B, h, w, base]
+    area, depth_sum = ((part @ second).sum(dim=1).flatten(1)[:, :count] for part in (first, first * blocks))
     return area * stride**2, depth_sum

@@ -13,8 +13,6 @@ where they win, and void is what nobody has.
 
 from __future__ import annotations
 
-from math import isqrt
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -22,9 +20,10 @@ from torch.nn import functional as F
 from panoptic_depth_model.resampling import between
 
 GROUP = 16  # rows that `first_largest` compares at once
+APART = 2.0**100  # by which probabilities are stretched for it
 
 
-def accept_greedily(masks: Tensor, score: Tensor, max_overlap: float, rounds: int) -> Tensor:
+def accept_greedily(inside: Tensor, score: Tensor, max_overlap: float, rounds: int) -> Tensor:
     """Which masks survive a visit in falling score, where one that is mostly covered by survivors is dropped.
 
     The visit is sequential as written. Here all ranks are decided at once, and again with the last round's
@@ -32,7 +31,7 @@ def accept_greedily(masks: Tensor, score: Tensor, max_overlap: float, rounds: in
     few rounds settle all of them.
 
     Args:
-        masks: [B, T, h, w] bool.
+        inside: [B, T, P], 1 inside of a mask, else 0.
         score: [B, T]; 0 for a row that takes no part. Equal scores are visited in row order.
         max_overlap: the largest covered share of its own area that a mask may have.
         rounds: see above; ranks beyond it may differ from the sequential visit where masks form longer
@@ -41,45 +40,38 @@ def accept_greedily(masks: Tensor, score: Tensor, max_overlap: float, rounds: in
     Returns:
         accepted [B, T] bool.
     """
-    precedence = (masks.shape[1] - ranks(score)).to(score.dtype)  # [B, T], T for the first that is visited
-    inside = masks.flatten(2).to(score.dtype)
-    area = inside.sum(dim=2, keepdim=True)
-    own = inside * precedence[..., None]  # [B, T, P], 0 outside of the mask
-    least = area - max_overlap * area  # that must not be covered
-    least = torch.where((score > 0)[..., None] & (area > 0), least, torch.inf)
-    accepted = least < torch.inf
+    area = inside.sum(dim=2)
+    accepted = (score > 0) & (area > 0)
+    least = torch.where(accepted, area - max_overlap * area, torch.inf)  # that must not be covered
+    first = ahead(score).to(score.dtype)
+    own = torch.eye(score.shape[1], dtype=score.dtype, device=score.device)
     for _ in range(rounds):
-        painter = highest(own, accepted).clamp(min=1)
-        # 1 where painter <= own: they are whole numbers, and a difference is faster than a comparison.
-        uncovered = (own + 1 - painter).clamp(0, 1).sum(dim=2, keepdim=True)
-        accepted = uncovered >= least
-    return accepted[..., 0]
+        # 1 where a pixel is in the mask and in no accepted one that is visited first, otherwise 0 or less: whole
+        # numbers, which a product of any precision gets right.
+        free = (own - first * accepted.to(score.dtype)[:, None]) @ inside
+        accepted = free.relu().sum(dim=2) >= least
+    return accepted
 
 
-def highest(values: Tensor, accepted: Tensor) -> Tensor:
-    """The highest of the accepted rows at each pixel, 0 for none: [B, 1, P] of values [B, T, P] >= 0.
-
-    `accepted` is [B, T, 1]. Over some rows and then over the rest: ONNX Runtime takes several times as long over all at
-    once.
-    """
-    rows = values * accepted.to(values.dtype)
-    count = rows.shape[1]
-    some = next(n for n in range(isqrt(count), 0, -1) if count % n == 0)
-    return rows.unflatten(1, (some, -1)).amax(dim=2).amax(dim=1, keepdim=True)
-
-
-def ranks(score: Tensor) -> Tensor:
-    """Place in falling score [B, T] int64, from 0; equal scores in row order."""
+def ahead(score: Tensor) -> Tensor:
+    """Whether row j is visited before row i, [B, i, j] bool: it has more of the score [B, T], or as much and j < i."""
     row = torch.arange(score.shape[1], device=score.device)
-    ahead = score[:, None, :] > score[:, :, None]  # [B, i, j]: j is visited before i
     tied = (score[:, None, :] == score[:, :, None]) & (row[None, :] < row[:, None])
-    return (ahead | tied).sum(dim=2)
+    return (score[:, None, :] > score[:, :, None]) | tied
 
 
-def mask_quality(probability: Tensor, min_probability: float) -> Tensor:
-    """Mean probability [B, T] inside each mask of [B, T, ...], where it is > `min_probability`; 0 for an empty mask."""
-    inside = (probability > min_probability).flatten(2).to(probability.dtype)
-    return (probability.flatten(2) * inside).sum(dim=2) / inside.sum(dim=2).clamp(min=1)
+def excess(probability: Tensor, min_probability: float) -> Tensor:
+    """How much a mask is above `min_probability` at each pixel, [B, T, P] of probability [B, T, h, w].
+
+    Its ceiling is 1 inside of the mask and 0 outside, which engines compute faster than a comparison made a number.
+    """
+    return (probability.flatten(2) - min_probability).relu()
+
+
+def mask_quality(above: Tensor, min_probability: float) -> Tensor:
+    """Mean probability [B, T] inside each mask; 0 for an empty one. `above` is the `excess` [B, T, P]."""
+    area = above.ceil().sum(dim=2)
+    return torch.where(area > 0, min_probability + above.sum(dim=2) / area.clamp(min=1), 0.0)
 
 
 def accept_regions(probability: Tensor, found: Tensor, painted: Tensor, min_area: float) -> Tensor:
@@ -90,11 +82,11 @@ def accept_regions(probability: Tensor, found: Tensor, painted: Tensor, min_area
     Args:
         probability: [B, R, P].
         found: [B, R] bool.
-        painted: [B, 1, P] bool.
+        painted: how many accepted things have a pixel [B, 1, P].
     """
     shown = probability * found[..., None].to(probability.dtype)
-    wins = (shown == shown.amax(dim=1, keepdim=True)) & ~painted
-    area = wins.to(probability.dtype).sum(dim=2)
+    to_win = shown.amax(dim=1, keepdim=True) + 2 * painted  # out of reach where a thing paints
+    area = (shown == to_win).to(probability.dtype).sum(dim=2)
     return found & (area >= min_area)
 
 
@@ -111,29 +103,32 @@ def most_probable(probability: Tensor, stays: Tensor, factor: int = 1) -> Tensor
         in cells [B, factor**2, h, w], as floats; of equal probabilities the first row.
     """
     batch, rows = probability.shape[:2]
-    # From 2**-40 upwards, values that differ at all differ by what `first_largest` asks for.
+    # From 2**-40 upwards, values that differ at all are then as far apart as `first_largest` asks for.
     raised = F.pad(torch.where(stays, 2.0**-40, -2.0), (0, rows - stays.shape[1]), value=-2.0)
     shown = probability + raised[..., None, None]
     if rows % GROUP:
         shown = F.pad(shown, (0, 0, 0, 0, 0, -rows % GROUP), value=-2.0)
     groups = shown.unflatten(1, (-1, GROUP)).flatten(0, 1)
-    labels = torch.cat([first_largest(part, batch) for part in between(groups, factor)], dim=1) + 1
-    return torch.where(stays.any(dim=1)[:, None, None, None], labels, 0.0)
+    parts = between(groups, factor, scale=APART)
+    labels = torch.cat([first_largest(part, batch) for part in parts], dim=1)
+    last = stays.shape[1] * stays.to(labels.dtype).amax(dim=1)[:, None, None, None]  # 0 where none stays
+    # Of a network that overflowed anything may come out; no label may point outside of the table.
+    return torch.where((labels > 0) & (labels <= last), labels, 0.0)
 
 
 def first_largest(groups: Tensor, batch: int) -> Tensor:
-    """The row [B, 1, h, w] of the largest of values [B * G, GROUP, h, w], of equal ones the first; as floats.
+    """The row + 1, [B, 1, h, w], of the largest of values [B * G, GROUP, h, w], of equal ones the first; as floats.
 
     By maxima and differences: argmax is a sort in TensorRT and in OpenVINO, which takes them several times as long. In
-    groups, as ONNX Runtime takes several times as long for the maximum of all rows at once. Values must be equal or at
-    least 2**-92 apart, or else a row between them may come out.
+    groups, as ONNX Runtime takes several times as long for the maximum of all rows at once. Values must be equal or
+    further apart than there are rows, or else a row between them may come out.
     """
     count = len(groups) // batch * GROUP
     largest = groups.amax(dim=1, keepdim=True).unflatten(0, (batch, -1))  # [B, G, 1, h, w]
     largest = largest.amax(dim=1, keepdim=True).expand_as(largest).flatten(0, 1)
-    mark = torch.arange(count, 0, -1, dtype=groups.dtype, device=groups.device).view(-1, GROUP, 1, 1)
+    mark = torch.arange(count - 1, -1, -1, dtype=groups.dtype, device=groups.device).view(-1, GROUP, 1, 1)
     # Of the largest rows the mark is left, the others are far below.
-    first = ((groups - largest) * 2.0**100 + mark.repeat(batch, 1, 1, 1)).amax(dim=1, keepdim=True)
+    first = (groups - largest + mark.repeat(batch, 1, 1, 1)).amax(dim=1, keepdim=True)
     return count - first.unflatten(0, (batch, -1)).amax(dim=1)
 
 
@@ -148,7 +143,8 @@ def painted(masks: Tensor, score: Tensor, regions: Tensor, found: Tensor, stays:
         stays: [B, T + R] bool, things first.
     """
     things = score.shape[1]
-    rank = torch.where(masks & stays[:, :things, None, None], ranks(score)[..., None, None], things)
+    ranks = ahead(score).sum(dim=2)
+    rank = torch.where(masks & stays[:, :things, None, None], ranks[..., None, None], things)
     winner = torch.where(found[..., None, None], regions, 0.0).argmax(dim=1)
     free = torch.where(stays[:, things:].gather(1, winner.flatten(1)).view_as(winner), things + winner + 1, 0)
     return torch.where(rank.amin(dim=1) < things, rank.argmin(dim=1) + 1, free)

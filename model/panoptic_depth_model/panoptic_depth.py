@@ -32,7 +32,7 @@ from panoptic_depth_model.merge import (
     GROUP,
     accept_greedily,
     accept_regions,
-    highest,
+    excess,
     mask_quality,
     most_probable,
     painted,
@@ -92,7 +92,7 @@ class Choice(NamedTuple):
 class Inference(NamedTuple):
     """The answer for a batch; `labels` lie on a grid that is `label_stride` times coarser than the image."""
 
-    labels: Tensor  # [B, H/s, W/s] int64; 0 void, k = row k-1 of the table
+    labels: Tensor  # [B, H/s, W/s], as floats: row + 1 of the segment table; 0 void
     depth: Tensor | None  # [B, H, W] m; None for a network without depth
     category: Tensor  # [B, N] int64
     score: Tensor  # [B, N]; 0 for an empty row
@@ -186,7 +186,7 @@ class PanopticDepth(nn.Module):
         table = self.table(segments)
         depth = self.depth(table, choice.labels, maps.depth_embedding, (height, width))
         labels = cropped(in_image(choice.labels), (height, width), self.config.decisions.label_stride)
-        return Inference(labels.to(torch.int64), depth, table.category, choice.score)
+        return Inference(labels, depth, table.category, choice.score)
 
     def segments(self, levels: list[LevelMaps]) -> Segments:
         """Kernels of things and regions from all levels, fused: the kernel producer."""
@@ -243,13 +243,14 @@ class PanopticDepth(nn.Module):
         decisions = self.config.decisions
         first_region, stuff = things.score.shape[1], len(self.config.stuff_ids)
         masks = dynamic_convolution(torch.cat([things.mask, regions.mask], dim=1), mask_embedding).sigmoid()
-        score = things.score * mask_quality(masks[:, :first_region], decisions.min_mask_probability)
+        min_probability = decisions.min_mask_probability
+        score = things.score * mask_quality(excess(masks[:, :first_region], min_probability), min_probability)
         score = torch.where(score >= decisions.min_thing_score, score, 0.0)
 
         shown = cropped(masks, size, EMBEDDING_STRIDE)
-        visible = shown[:, :first_region] > decisions.min_mask_probability
-        thing_stays = accept_greedily(visible, score, decisions.max_overlap, decisions.merge_rounds)
-        taken = highest(visible.flatten(2).to(score.dtype), thing_stays[..., None]) > 0
+        inside = excess(shown[:, :first_region], min_probability).ceil()
+        thing_stays = accept_greedily(inside, score, decisions.max_overlap, decisions.merge_rounds)
+        taken = thing_stays.to(score.dtype)[:, None] @ inside
         min_area = decisions.min_stuff_area_px / EMBEDDING_STRIDE**2
         found = regions.score > 0
         wins = accept_regions(shown[:, first_region:].flatten(2), found, taken, min_area)
@@ -258,9 +259,9 @@ class PanopticDepth(nn.Module):
         factor = EMBEDDING_STRIDE // label_stride
         if decisions.allow_void:
             fine = upsampled(masks, factor)
-            inside = fine[:, :first_region] > decisions.min_mask_probability
             every_region = torch.cat([stays, torch.zeros_like(wins[:, stuff:])], dim=1)
-            labels = in_cells(painted(inside, score, fine[:, first_region:], found, every_region), factor)
+            thing_masks = fine[:, :first_region] > min_probability
+            labels = in_cells(painted(thing_masks, score, fine[:, first_region:], found, every_region), factor)
         else:
             whole_groups = -(-stays.shape[1] // GROUP) * GROUP  # regions of things fill the last one, and take no part
             labels = most_probable(masks[:, :whole_groups], stays, factor)
@@ -293,11 +294,8 @@ def flattened(levels: list[LevelMaps]) -> FlatMaps:
 
 
 def row_of(labels: Tensor) -> Tensor:
-    """The row of the segment table that each label stands for, int64; the first for void.
-
-    Limited as integers: NaN, of a network that overflowed, must not become a place outside of the table.
-    """
-    return (labels - 1).to(torch.int64).clamp(min=0)
+    """The row of the segment table that each label stands for, int64; the first for void."""
+    return (labels - 1).clamp(min=0).to(torch.int64)
 
 
 def rows(kernels: Kernels, index: Tensor) -> Kernels:

@@ -67,19 +67,20 @@ def _shares(factor: int, blocks: int, like: Tensor) -> Tensor:
     return torch.cat([block * (1 - behind), block * behind], dim=1)
 
 
-def between(maps: Tensor, factor: int) -> Iterator[Tensor]:
-    """What `upsampled` interleaves: factor**2 maps [B, C, h, w], all scaled by 4 * factor**2, row after row of a cell.
+def between(maps: Tensor, factor: int, scale: float = 1.0) -> Iterator[Tensor]:
+    """What `upsampled` interleaves: factor**2 maps [B, C, h, w], row after row of a cell, times `scale`.
 
-    Beyond the borders are zeros: there all channels of a pixel are scaled down alike, which leaves the largest of them
-    the largest.
+    For a factor above 1 they are 4 * factor**2 times as large besides, so that weights are whole numbers. Beyond the
+    borders are zeros: there all channels of a pixel are scaled down alike, which leaves the largest of them the largest.
     """
     if factor == 1:
-        yield maps
+        yield maps * scale
         return
     channels = maps.shape[1]
     taps = [_taps(place, factor, maps) for place in range(factor)]
     for down, across in product(taps, taps):
-        yield F.conv2d(maps, (down[:, None] * across).expand(channels, 1, 3, 3), padding=1, groups=channels)
+        weight = scale * down[:, None] * across
+        yield F.conv2d(maps, weight.expand(channels, 1, 3, 3), padding=1, groups=channels)
 
 
 def _taps(place: int, factor: int, like: Tensor) -> Tensor:

@@ -332,13 +332,17 @@ def test_maps_are_in_float16_and_norms_and_decisions_in_float32(precision, expor
     model = onnx.shape_inference.infer_shapes(onnx.load(exported(precision)), strict_mode=True)
     types = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
     of, half, single = {}, onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+    deciding = set()  # values that depend on a score
     for node in model.graph.node:
         found = {types.get(name) for name in node.output} & {half, single}
-        samples = node.op_type == "Conv" and not node.input[1].startswith("network.")  # between masks
-        of.setdefault("sampling" if samples else node.op_type, set()).update(found)
-    assert of["Conv"] == of["Relu"] == {half}
-    for operator in ("sampling", "InstanceNormalization", "Sigmoid", "MatMul", "ReduceSum", "ReduceL2", "CumSum"):
-        assert of[operator] == {single}, operator
+        if node.op_type == "Sigmoid" or deciding.intersection(node.input):
+            deciding.update(node.output)
+        where = "deciding" if node.output[0] in deciding else "before"
+        of.setdefault((node.op_type, where), set()).update(found)
+    assert of["Conv", "before"] == of["Relu", "before"] == {half}
+    assert of["InstanceNormalization", "before"] == {single}
+    for operator in ("Conv", "Relu", "Sigmoid", "MatMul", "ReduceSum", "ReduceL2", "CumSum"):
+        assert of[operator, "deciding"] == {single}, operator
     scores = {types[node.output[0]] for node in model.graph.node if node.op_type == "TopK"}
     assert scores == {single}
 

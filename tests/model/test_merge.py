@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from panoptic_depth_model.merge import (
+    APART,
     GROUP,
     accept_greedily,
     accept_regions,
+    excess,
     first_largest,
-    highest,
     mask_quality,
     most_probable,
     painted,
@@ -40,8 +41,9 @@ class Scenes:
 def at_once(scenes: Scenes, min_area: float, allow_void: bool, min_probability: float) -> tuple[Tensor, Tensor]:
     """The static merge of all images: labels [B, h, w] and which segments stay [B, T + R]."""
     masks = scenes.things > min_probability
-    thing_stays = accept_greedily(masks, scenes.score, MAX_OVERLAP, ROUNDS)
-    taken = (masks & thing_stays[..., None, None]).any(dim=1, keepdim=True).flatten(2)
+    inside = masks.flatten(2).float()
+    thing_stays = accept_greedily(inside, scenes.score, MAX_OVERLAP, ROUNDS)
+    taken = (inside * thing_stays[..., None]).sum(dim=1, keepdim=True)
     region_stays = accept_regions(scenes.regions.flatten(2), scenes.found, taken, min_area) & scenes.is_stuff
     stays = torch.cat([thing_stays, region_stays], dim=1)
     if allow_void:
@@ -199,7 +201,7 @@ def spans(*limits: tuple[int, int], length: int = 40) -> Tensor:
 
 def both(masks: Tensor, score: Tensor, rounds: int = ROUNDS) -> tuple[list[bool], list[bool]]:
     """Which masks [T, P] stay: all at once, and one after the other."""
-    static = accept_greedily(masks[None, :, None], score[None], MAX_OVERLAP, rounds)[0]
+    static = accept_greedily(masks[None].float(), score[None], MAX_OVERLAP, rounds)[0]
     no_regions = torch.zeros(0, 1, masks.shape[1])
     _, stays = merge_sequentially(
         masks[:, None].float(),
@@ -257,17 +259,24 @@ def test_after_r_rounds_the_best_r_masks_are_settled_however_long_the_chain():
         assert static[:rounds] == sequential[:rounds]
 
 
+def test_a_mask_is_where_it_is_above_its_threshold_by_however_little():
+    least = torch.tensor([0.0, 0.4, 0.5, 0.9])
+    for place in least.tolist():
+        probability = torch.stack([least, torch.nextafter(least, torch.tensor(1.0)), least.new_ones(4)])[None]
+        assert torch.equal(excess(probability, place).ceil(), (probability > place).float())
+
+
 def test_mask_quality_is_the_mean_inside_the_mask():
     probability = torch.tensor([[[0.6, 0.8, 0.1, 0.5], [0.1, 0.2, 0.3, 0.4]]])
-    torch.testing.assert_close(mask_quality(probability, 0.5), torch.tensor([[0.7, 0.0]]))
-    torch.testing.assert_close(mask_quality(probability, 0.25), torch.tensor([[1.9 / 3, 0.35]]))
+    for least, expected in ((0.5, [0.7, 0.0]), (0.25, [1.9 / 3, 0.35])):
+        torch.testing.assert_close(mask_quality(excess(probability, least), least), torch.tensor([expected]))
 
 
 def test_a_region_needs_enough_pixels_that_no_thing_paints():
     three_regions = [[0.9, 0.9, 0.9, 0.2], [0.1, 0.1, 0.1, 0.8], [0.2, 0.2, 0.2, 0.9]]
     probability = torch.tensor([three_regions])  # [1, R, 4 pixels]
     found = torch.tensor([[True, True, False]])  # the third wins nowhere: it was not found
-    taken = torch.tensor([[[True, False, False, False]]])
+    taken = torch.tensor([[[2.0, 0.0, 0.0, 0.0]]])  # by two things
     assert accept_regions(probability, found, taken, 1).tolist() == [[True, True, False]]
     assert accept_regions(probability, found, taken, 2).tolist() == [[True, False, False]]
     assert accept_regions(probability, found, taken, 3).tolist() == [[False, False, False]]
@@ -275,7 +284,7 @@ def test_a_region_needs_enough_pixels_that_no_thing_paints():
 
 def test_regions_that_are_equally_probable_share_a_pixel():
     probability = torch.tensor([[[0.9, 0.8], [0.9, 0.1], [0.2, 0.3]]])
-    found, taken = torch.ones(1, 3, dtype=torch.bool), torch.zeros(1, 1, 2, dtype=torch.bool)
+    found, taken = torch.ones(1, 3, dtype=torch.bool), torch.zeros(1, 1, 2)
     assert accept_regions(probability, found, taken, 1).tolist() == [[True, True, False]]
 
 
@@ -284,19 +293,8 @@ def test_the_first_of_the_largest_rows_wins(rows):
     generator = torch.Generator().manual_seed(rows)
     fine = torch.rand(2, rows, 5, 9, generator=generator)
     for values in (fine, (4 * fine).round(), torch.zeros_like(fine), -fine):
-        groups = values.unflatten(1, (-1, GROUP)).flatten(0, 1)
-        assert torch.equal(first_largest(groups, batch=2)[:, 0], values.argmax(dim=1).float())
-
-
-@pytest.mark.parametrize("rows", [1, 7, 21, 100])
-def test_the_highest_value_at_a_pixel_is_that_of_an_accepted_row(rows):
-    generator = torch.Generator().manual_seed(rows)
-    values, accepted = (torch.rand(2, rows, *size, generator=generator) for size in ((9,), ()))
-    accepted = accepted < 0.5
-    accepted[0, :] = False
-    expected = torch.where(accepted[..., None], values, 0.0).amax(dim=1, keepdim=True)
-    assert torch.equal(highest(values, accepted[..., None]), expected)
-    assert not expected[0].any()
+        groups = APART * values.unflatten(1, (-1, GROUP)).flatten(0, 1)
+        assert torch.equal(first_largest(groups, batch=2)[:, 0], values.argmax(dim=1) + 1.0)
 
 
 @pytest.mark.parametrize("rows", [1, 7, 16, 17, 61])

@@ -23,7 +23,7 @@ from panoptic_depth_model.kernels import (
     side_by_side,
     thing_kernels,
 )
-from panoptic_depth_model.merge import mask_quality
+from panoptic_depth_model.merge import excess, mask_quality
 from panoptic_depth_model.panoptic_depth import CENTER_WINDOWS, Inference, LevelMaps, Maps, PanopticDepth, flattened
 from panoptic_depth_model.resampling import cropped, upsampled
 
@@ -204,8 +204,8 @@ def test_kernels_of_regions_agree_after_fusion(run, official):
 def test_scores_of_things_agree(run, official):
     things = run.fused.mask
     with torch.inference_mode():
-        masks = dynamic_convolution(things, run.maps.mask_embedding).sigmoid().flatten(2)
-        score = (run.fused.score * mask_quality(masks, 0.5))[0]
+        masks = dynamic_convolution(things, run.maps.mask_embedding).sigmoid()
+        score = (run.fused.score * mask_quality(excess(masks, 0.5), 0.5))[0]
     best, order = score.sort(descending=True)
     reported = int((best >= 0.05).sum())
     category = run.fused.category[0, order[:reported]] - FIRST_THING
@@ -251,7 +251,7 @@ def test_the_panoptic_map_and_the_depth_agree(run, official):
     rows, ids = official_rows(run)
     id_of_label = np.zeros(run.network.config.num_segments + 1, np.uint8)
     id_of_label[np.array(rows) + 1] = ids
-    labels = run.inference.labels[0].numpy()
+    labels = run.inference.labels[0].long().numpy()
     assert labels.shape == (HEIGHT, WIDTH)
     panoptic = id_of_label[labels]
     assert (panoptic != official["panoptic_id"]).mean() <= DIFFERENT_PIXELS

@@ -41,10 +41,13 @@ def upsampled_between(maps: torch.Tensor, factor: int) -> torch.Tensor:
     return torch.stack([in_image(channel) for channel in cells.unbind(dim=1)], dim=1)
 
 
-@pytest.mark.parametrize("factor", [2, 4])
+@pytest.mark.parametrize("factor", [1, 2, 4])
 def test_the_maps_between_are_scaled_by_a_whole_number_within_the_borders(factor):
+    maps = torch.rand(1, 2, 3, 4)
+    for scaled, plain in zip(between(maps, factor, scale=2.0**100), between(maps, factor), strict=True):
+        assert torch.equal(scaled, 2.0**100 * plain)
     inner = upsampled_between(torch.ones(1, 1, 3, 3), factor)[0, 0, factor : 2 * factor, factor : 2 * factor]
-    assert torch.equal(inner, torch.full_like(inner, 4 * factor**2))
+    assert torch.equal(inner, torch.full_like(inner, 1 if factor == 1 else 4 * factor**2))
 
 
 def test_a_map_in_cells_has_a_pixel_of_every_cell_in_each_channel():
