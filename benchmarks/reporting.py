@@ -17,6 +17,8 @@ from pathlib import Path
 
 from rich.table import Table
 
+from panoptic_depth_ros import huge_pages
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).resolve().parent / "results"
 LIBRARIES = (
@@ -90,7 +92,8 @@ def save(device: str, machine: Machine, figures: list[Figures]) -> Path:
     """Add a section to results/<device>_<date>.md; returns the file. `device` is a GPU's or a processor's name."""
     name = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
     path = RESULTS / f"{name}_{time.strftime('%Y-%m-%d')}.md"
-    command = shlex.join(["python", os.path.relpath(sys.argv[0], ROOT), *sys.argv[1:]])
+    pages = [f"{huge_pages.VARIABLE}={value}" for value in (os.environ.get(huge_pages.VARIABLE),) if value]
+    command = shlex.join([*pages, "python", os.path.relpath(sys.argv[0], ROOT), *sys.argv[1:]])
     section = [f"## {time.strftime('%H:%M')} `{command}`", "\n".join(f"- {line}" for line in machine.lines())]
     section += [table.markdown() for table in figures]
     RESULTS.mkdir(exist_ok=True)

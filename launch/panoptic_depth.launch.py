@@ -11,6 +11,7 @@ from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
+from panoptic_depth_ros import huge_pages
 from panoptic_depth_ros.share import share_path
 
 
@@ -99,6 +100,7 @@ def node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
                 ("~/input/camera_info", LaunchConfiguration("camera_info")),
             ],
             ros_arguments=["--log-level", LaunchConfiguration("log_level")],
+            additional_env=huge_pages.environment(),
             output="screen",
         )
     ]

@@ -8,6 +8,7 @@ runs offline.
 from __future__ import annotations
 
 import importlib.util
+import os
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
+from panoptic_depth_ros import huge_pages
 from panoptic_depth_ros.engines import open_engine
 from panoptic_depth_ros.manifest import read_manifest
 from panoptic_depth_ros.offline import PREFIX, check, run
@@ -178,7 +180,7 @@ class _Processes:
             self.stop(name)
 
     def start(self, name: str, command: list[str]) -> str:
-        self._processes[name] = subprocess.Popen(command)
+        self._processes[name] = subprocess.Popen(command, env=os.environ | huge_pages.environment())
         return name
 
     def wait_for(self, name: str) -> None:

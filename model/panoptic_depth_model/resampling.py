@@ -70,8 +70,8 @@ def _shares(factor: int, blocks: int, like: Tensor) -> Tensor:
 def between(maps: Tensor, factor: int, scale: float = 1.0) -> Iterator[Tensor]:
     """What `upsampled` interleaves: factor**2 maps [B, C, h, w], row after row of a cell, times `scale`.
 
-    For a factor above 1 they are 4 * factor**2 times as large besides, so that weights are whole numbers. Beyond the
-    borders are zeros: there all channels of a pixel are scaled down alike, which leaves the largest of them the largest.
+    For a factor above 1 they are 4 * factor**2 times as large besides, so that weights are whole numbers. Beyond
+    the borders are zeros: there all channels of a pixel are scaled down alike, and the largest of them stays so.
     """
     if factor == 1:
         yield maps * scale

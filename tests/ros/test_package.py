@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import os
+import platform
 import re
 import runpy
 import shutil
@@ -17,6 +18,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from panoptic_depth_ros import huge_pages
 from panoptic_depth_ros.share import share_path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -199,6 +201,41 @@ def test_the_dds_profile_gives_images_shared_memory() -> None:
     full_hd_bytes = 1920 * 1080 * 3
     assert int(tags["segment_size"]) > 10 * full_hd_bytes
     assert int(tags["port_queue_capacity"]) * 64 * 1024 > int(tags["segment_size"])
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        ("", {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}),
+        ("glibc.malloc.arena_max=2", {"GLIBC_TUNABLES": "glibc.malloc.arena_max=2:glibc.malloc.hugetlb=1"}),
+        ("glibc.malloc.hugetlb=0", {}),
+    ],
+)
+def test_huge_pages_leave_the_users_choice_alone(
+    chosen: str, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLIBC_TUNABLES", chosen)
+    assert huge_pages.environment() == expected
+
+
+def test_a_process_gets_its_memory_in_huge_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    system, enabled = platform.libc_ver(), Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if system[0] != "glibc" or [int(part) for part in system[1].split(".")] < [2, 35]:
+        pytest.skip(f"glibc 2.35 or later takes the choice, and this is {' '.join(system)}")
+    if not enabled.exists() or "[madvise]" not in enabled.read_text():
+        pytest.skip("this kernel does not leave huge pages to each program's choice")
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    program = "memory = bytearray(64 << 20); print(open('/proc/self/smaps_rollup').read())"
+    answer = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | huge_pages.environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = re.search(r"AnonHugePages:\s+(\d+) kB", answer.stdout)
+    assert found
+    assert int(found[1]) >= 2 << 10
 
 
 LAUNCH_FILE = ROOT / "launch" / "panoptic_depth.launch.py"
