@@ -31,7 +31,7 @@ DEVICES = {"tensorrt": "TensorRT", "cuda": "ONNX Runtime CUDA", "openvino": "Ope
 PRESET = "preset:"
 PRESET_SIZE = (512, 1024)
 FOCAL_LENGTH = 1.1  # of the input's width; Cityscapes' cameras have about this
-WHOLE, MAPS = "whole", "maps"
+WHOLE, CUT = "whole", "before top-K"
 Run = Callable[[np.ndarray], dict[str, float]]  # a picture [H, W, 3] uint8 -> milliseconds by stage
 GPU_STAGES = ("upload", "GPU", "download")  # by the GPU's own clock: GPU is computation alone
 GpuClock = Callable[[], dict[str, float]]  # milliseconds of the last frame, of as many of them as an engine tells
@@ -48,19 +48,19 @@ class Setting:
     half: bool = False
     graph: bool = False
     compile: bool = False
-    cut: bool = False  # whether maps are timed by themselves, too
+    cut: bool = False  # whether what precedes the choices is timed by itself, too
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One model, or its maps alone, in one engine."""
+    """One model, or what of it precedes its choices, in one engine."""
 
     model: str
     preset: str
     size: tuple[int, int]  # height and width of the network's input [px]
     engine: str
     precision: str
-    part: str  # WHOLE or MAPS
+    part: str  # WHOLE or CUT
     run: Run
 
     @property
@@ -90,7 +90,7 @@ def _of_exported(path: Path, setting: Setting) -> list[Attempt]:
     computes_in = arithmetic(graph)
     if setting.cut:
         # Before both parts are opened: ONNX Runtime is faster in sessions that come after PyTorch, which this imports.
-        from dense_maps import onnxruntime_maps
+        from before_choices import in_onnxruntime
     found = []
     for device in setting.devices or filter(is_usable, DEVICES):
         for precision in ("f32", "bf16") if device == "openvino" and setting.half else ("f32",):
@@ -104,11 +104,11 @@ def _of_exported(path: Path, setting: Setting) -> list[Attempt]:
             found.append(Attempt(path.name, DEVICES[device], WHOLE, whole))
         if setting.cut and device in ("cpu", "cuda"):
 
-            def maps(device: str = device) -> Candidate:
-                run = fitted(onnxruntime_maps(path, device, setting.threads), manifest)
-                return _candidate(path.name, manifest, DEVICES[device], computes_in, MAPS, run)
+            def cut(device: str = device) -> Candidate:
+                run = fitted(in_onnxruntime(path, device, setting.threads), manifest)
+                return _candidate(path.name, manifest, DEVICES[device], computes_in, CUT, run)
 
-            found.append(Attempt(path.name, DEVICES[device], MAPS, maps))
+            found.append(Attempt(path.name, DEVICES[device], CUT, cut))
     return found
 
 
@@ -140,7 +140,7 @@ def _of_weights(model: str, setting: Setting) -> list[Attempt]:
     for device in (d for d in devices if d in ("cuda", "cpu")):
         for options in dict.fromkeys((AS_TRAINED, asked)):
             name = " ".join(["PyTorch", device.upper(), *_forms(options)])
-            for part in (WHOLE, MAPS) if setting.cut else (WHOLE,):
+            for part in (WHOLE, CUT) if setting.cut else (WHOLE,):
                 open_it = partial(_in_pytorch, model, setting, device, options, name, part)
                 found.append(Attempt(Path(model).name, name, part, open_it))
     return found
@@ -162,10 +162,10 @@ def _in_pytorch(model: str, setting: Setting, device: str, options: TorchOptions
         torch.set_num_threads(setting.threads)
     precision = str(HALF[device] if options.half else torch.float32).removeprefix("torch.")
     engine = engine_for(network, facts, Path(model).name, setting.size, options)
-    if part == MAPS:
-        from dense_maps import torch_maps
+    if part == CUT:
+        from before_choices import in_pytorch
 
-        run = fitted(torch_maps(network, options), engine.manifest)
+        run = fitted(in_pytorch(network, options), engine.manifest)
     else:
         run = timed(engine, setting.camera, (lambda: {"GPU": engine.gpu_ms}) if device == "cuda" else None)
     return _candidate(Path(model).name, engine.manifest, name, precision, part, run)
@@ -230,6 +230,6 @@ def timed(engine: Engine, camera: PinholeCamera, clock: GpuClock | None = None) 
     return run
 
 
-def fitted(maps: Run, manifest: Manifest) -> Run:
+def fitted(run: Run, manifest: Manifest) -> Run:
     """A run on pictures of any size from one on images of the network's [1, h, w, 3]."""
-    return lambda rgb: maps(fit(rgb, manifest.height, manifest.width)[0][None])
+    return lambda rgb: run(fit(rgb, manifest.height, manifest.width)[0][None])

@@ -14,7 +14,8 @@ Stages: preprocess fits the picture into the network's input; engine, in which s
 the segment table and metric depth; maps are category, panoptic id and depth at the camera's size. PyTorch on a GPU and
 TensorRT tell times by the GPU's own clock as well: GPU is computation alone, and TensorRT's upload and download are the
 copies before and behind it; all are part of engine. PyTorch's float32 convolutions are TF32 there. --cut times networks
-without choosing and merging segments, too. What ROS messages cost, benchmarks/messages.py says.
+up to their first top-K, too: without choosing, fusing and merging segments. What ROS messages cost,
+benchmarks/messages.py says.
 
 GLIBC_TUNABLES=glibc.malloc.hugetlb=1 before the command gives it huge pages, as the launch file gives them to the node.
 ONNX Runtime is some per cent faster then, and its times depend less on where its memory happens to lie.
@@ -29,7 +30,7 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from candidates import DEVICES, GPU_STAGES, MAPS, WHOLE, Candidate, Setting, attempts
+from candidates import CUT, DEVICES, GPU_STAGES, WHOLE, Candidate, Setting, attempts
 from reporting import Figures, Machine, save, this_machine
 from rich.console import Console
 from rich.progress import Progress
@@ -104,7 +105,7 @@ def latency_table(candidates: Sequence[Candidate], times: Sequence[Percentiles],
     for c, t in zip(candidates, times, strict=True):
         cells = [" ".join(f"{ms:.1f}" for ms in t.of(s, 50, 95, 99)) if s in t.names else "" for s in STAGES]
         gpu = [" ".join(f"{ms:.2f}" for ms in t.of(s, 50, 99)) if s in t.names else "" for s in on_gpu]
-        name = f"{c.engine}{', maps alone' if c.part == MAPS else ''}"
+        name = f"{c.engine}{f', {CUT}' if c.part == CUT else ''}"
         ratio = f"{first_ms / t.of('engine', 50)[0]:.2f}"
         rows.append((c.model, f"{c.size[0]}x{c.size[1]}", name, c.precision, *cells, *gpu, ratio))
     header = ("model", "input", "engine", "precision", *STAGES, *(f"{s} p50 p99" for s in on_gpu), "speed")
@@ -119,10 +120,10 @@ def ratio_table(candidates: Sequence[Candidate], times: Sequence[Percentiles]) -
         alike = [o for o in candidates if (o.preset, o.size, o.on_gpu) == (c.preset, c.size, c.on_gpu) and o is not c]
         whole = [o for o in alike if o.part == WHOLE]
         where = f"{c.preset} {c.size[0]}x{c.size[1]}"
-        if c.part == MAPS:
+        if c.part == CUT:
             for o in (o for o in whole if (o.model, o.engine, o.precision) == (c.model, c.engine, c.precision)):
-                ratio = f"{ms[o] / ms[c]:.2f} ({1 - ms[c] / ms[o]:.1%} follow the maps)"
-                rows.append((where, f"{c.engine}: {c.precision} against its maps alone", ratio))
+                ratio = f"{ms[o] / ms[c]:.2f} ({1 - ms[c] / ms[o]:.1%} of the whole)"
+                rows.append((where, f"{c.engine}: {c.precision} whole against {CUT}", ratio))
             continue
         for o in (o for o in whole if o.precision == "float32"):
             if o.engine == c.engine and c.precision != "float32":
@@ -169,7 +170,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--half", action="store_true", help="as well: PyTorch and OpenVINO in half precision")
     parser.add_argument("--graph", action="store_true", help="as well: PyTorch with one CUDA graph a frame")
     parser.add_argument("--compile", action="store_true", help="as well: PyTorch with torch.compile, which takes long")
-    parser.add_argument("--cut", action="store_true", help="as well: the maps alone, in ONNX Runtime and PyTorch")
+    parser.add_argument("--cut", action="store_true", help="as well: cut before top-K, in ONNX Runtime and PyTorch")
     parser.add_argument("--save", action="store_true", help="add the tables to benchmarks/results/<device>_<date>.md")
     return parser.parse_args(arguments)
 

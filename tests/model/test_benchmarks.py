@@ -81,7 +81,7 @@ def test_ratios_compare_what_is_alike_but_for_one_thing(bench):
     for engine, precision, part, size, ms in (
         ("PyTorch CPU", "float32", "whole", (4, 4), 30.0),
         ("ONNX Runtime", "float32", "whole", (4, 4), 20.0),
-        ("ONNX Runtime", "float32", "maps", (4, 4), 15.0),
+        ("ONNX Runtime", "float32", "before top-K", (4, 4), 15.0),
         ("ONNX Runtime", "int8", "whole", (4, 4), 8.0),
         ("ONNX Runtime", "int8", "whole", (8, 8), 1.0),  # nothing of its size to compare with
     ):
@@ -91,7 +91,7 @@ def test_ratios_compare_what_is_alike_but_for_one_thing(bench):
     table = latency.ratio_table(*zip(*rows, strict=True))
     assert [cells[1:] for cells in table.rows] == [
         ("ONNX Runtime float32 against PyTorch CPU float32", "1.50"),
-        ("ONNX Runtime: float32 against its maps alone", "1.33 (25.0% follow the maps)"),
+        ("ONNX Runtime: float32 whole against before top-K", "1.33 (25.0% of the whole)"),
         ("ONNX Runtime int8 against PyTorch CPU float32", "3.75"),
         ("ONNX Runtime: int8 against float32", "2.50"),
     ]
@@ -163,7 +163,7 @@ def test_a_model_is_timed_from_picture_to_maps(bench, capsys):
     assert "arithmetic ms" in printed
 
 
-def test_a_graph_is_cut_behind_the_last_convolution_of_every_branch(bench):
+def test_a_graph_is_cut_before_its_first_choice_and_behind_the_last_convolution_of_other_branches(bench):
     kernel = np.random.default_rng(0).normal(size=(2, 2, 1, 1)).astype(np.float32)
     node, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
     model = onnx.helper.make_model(
@@ -174,10 +174,12 @@ def test_a_graph_is_cut_behind_the_last_convolution_of_every_branch(bench):
                 node("Relu", ["trunk"], ["features"]),
                 node("Conv", ["features", "kernel"], ["left"]),
                 node("Conv", ["features", "kernel"], ["right"]),
+                node("Conv", ["features", "kernel"], ["apart"]),
                 node("Add", ["left", "right"], ["sum"]),
                 node("Sigmoid", ["sum"], ["score"]),
                 node("TopK", ["score", "count"], ["best", "place"], axis=3),
-                node("Mul", ["score", "best"], ["chosen"]),
+                node("TopK", ["best", "count"], ["very_best", "rank"], axis=3),  # from what is chosen already
+                node("Mul", ["apart", "very_best"], ["chosen"]),
                 node("Conv", ["chosen", "kernel"], ["answer"]),  # behind a choice
             ],
             "two heads",
@@ -188,14 +190,16 @@ def test_a_graph_is_cut_behind_the_last_convolution_of_every_branch(bench):
         opset_imports=[onnx.helper.make_opsetid("", 18)],
         ir_version=10,
     )
-    cut = bench("dense_maps").cut_at_maps(model)
-    assert [output.name for output in cut.graph.output] == ["left", "right"]
-    assert {n.op_type for n in cut.graph.node} == {"Cast", "Conv", "Relu"}
+    cut = bench("before_choices").cut_before_choices(model)
+    assert [output.name for output in cut.graph.output] == ["apart", "score"]
+    assert {n.op_type for n in cut.graph.node} == {"Cast", "Conv", "Relu", "Add", "Sigmoid"}
     image = np.arange(18, dtype=np.uint8).reshape(1, 2, 3, 3)
     features = np.maximum(np.einsum("oi,bihw->bohw", kernel[..., 0, 0], image.astype(np.float32)), 0)
     session = onnxruntime.InferenceSession(cut.SerializeToString(), providers=["CPUExecutionProvider"])
-    for output in session.run(None, {"image": image}):
-        np.testing.assert_allclose(output, np.einsum("oi,bihw->bohw", kernel[..., 0, 0], features), rtol=1e-5)
+    apart, score = session.run(None, {"image": image})
+    expected = np.einsum("oi,bihw->bohw", kernel[..., 0, 0], features)
+    np.testing.assert_allclose(apart, expected, rtol=1e-5)
+    np.testing.assert_allclose(score, 1 / (1 + np.exp(-2 * expected)), rtol=1e-5)
 
 
 class ConvolutionAndProduct(nn.Module):
