@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A network up to its first choice: maps and scores of centers, of which no segment is chosen, merged or given a depth.
 
-The difference to the whole is what deciding costs, which published times of panoptic networks like to leave out.
+The difference to the whole is what choosing, fusing and merging cost, which published times of panoptic networks like
+to leave out.
 """
 
 from __future__ import annotations

@@ -23,6 +23,8 @@ from panoptic_depth_ros.preprocess import fit
 from panoptic_depth_ros.timing import Stopwatch
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from panoptic_depth_model.panoptic_depth import PanopticDepth
     from panoptic_depth_training.facts import ModelFacts
     from panoptic_depth_training.torch_engine import TorchOptions
@@ -32,6 +34,7 @@ PRESET = "preset:"
 PRESET_SIZE = (512, 1024)
 FOCAL_LENGTH = 1.1  # of the input's width; Cityscapes' cameras have about this
 WHOLE, CUT = "whole", "before top-K"
+PUBLISHED = "PyTorch CPU, deform_conv2d"
 Run = Callable[[np.ndarray], dict[str, float]]  # a picture [H, W, 3] uint8 -> milliseconds by stage
 GPU_STAGES = ("upload", "GPU", "download")  # by the GPU's own clock: GPU is computation alone
 GpuClock = Callable[[], dict[str, float]]  # milliseconds of the last frame, of as many of them as an engine tells
@@ -49,6 +52,7 @@ class Setting:
     graph: bool = False
     compile: bool = False
     cut: bool = False  # whether what precedes the choices is timed by itself, too
+    deform_conv2d: bool = False  # whether PyTorch on the CPU runs torchvision's deformable convolution, too
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,9 @@ def _of_weights(model: str, setting: Setting) -> list[Attempt]:
             for part in (WHOLE, CUT) if setting.cut else (WHOLE,):
                 open_it = partial(_in_pytorch, model, setting, device, options, name, part)
                 found.append(Attempt(Path(model).name, name, part, open_it))
+        if setting.deform_conv2d and device == "cpu":
+            open_it = partial(_in_pytorch, model, setting, device, AS_TRAINED, PUBLISHED, WHOLE)
+            found.append(Attempt(Path(model).name, PUBLISHED, WHOLE, open_it))
     return found
 
 
@@ -158,6 +165,8 @@ def _in_pytorch(model: str, setting: Setting, device: str, options: TorchOptions
 
     network, facts = network_of(model, setting.size)
     network.to(torch_device(device, Path(model)))
+    if name == PUBLISHED:
+        use_deform_conv2d(network)
     if setting.threads:
         torch.set_num_threads(setting.threads)
     precision = str(HALF[device] if options.half else torch.float32).removeprefix("torch.")
@@ -169,6 +178,21 @@ def _in_pytorch(model: str, setting: Setting, device: str, options: TorchOptions
     else:
         run = timed(engine, setting.camera, (lambda: {"GPU": engine.gpu_ms}) if device == "cuda" else None)
     return _candidate(Path(model).name, engine.manifest, name, precision, part, run)
+
+
+def use_deform_conv2d(network: PanopticDepth) -> None:
+    """From here on the network's deformable convolutions are torchvision's, as in the published code."""
+    from torchvision.ops import deform_conv2d
+
+    from panoptic_depth_model.convolutions import TAPS, DeformableConv
+
+    def forward(conv: DeformableConv, x: Tensor) -> Tensor:
+        offsets, tap_weights = conv.offsets(x).split([2 * TAPS, TAPS], dim=1)
+        return deform_conv2d(x, offsets, conv.weight, conv.bias, padding=1, mask=tap_weights.sigmoid())
+
+    for module in network.modules():
+        if isinstance(module, DeformableConv):
+            module.forward = partial(forward, module)  # type: ignore[method-assign]
 
 
 def network_of(model: str, size: tuple[int, int] | None) -> tuple[PanopticDepth, ModelFacts]:

@@ -30,7 +30,7 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from candidates import CUT, DEVICES, GPU_STAGES, WHOLE, Candidate, Setting, attempts
+from candidates import CUT, DEVICES, GPU_STAGES, PUBLISHED, WHOLE, Candidate, Setting, attempts
 from reporting import Figures, Machine, save, this_machine
 from rich.console import Console
 from rich.progress import Progress
@@ -128,7 +128,7 @@ def ratio_table(candidates: Sequence[Candidate], times: Sequence[Percentiles]) -
         for o in (o for o in whole if o.precision == "float32"):
             if o.engine == c.engine and c.precision != "float32":
                 rows.append((where, f"{c.engine}: {c.precision} against float32", f"{ms[o] / ms[c]:.2f}"))
-            if o.engine in ("PyTorch CPU", "PyTorch CUDA") and not c.engine.startswith("PyTorch"):
+            if o.engine in ("PyTorch CPU", PUBLISHED, "PyTorch CUDA") and not c.engine.startswith("PyTorch"):
                 rows.append((where, f"{c.engine} {c.precision} against {o.engine} float32", f"{ms[o] / ms[c]:.2f}"))
     return Figures("ratios of the engines' medians", ("network", "", "ratio"), rows)
 
@@ -171,6 +171,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--graph", action="store_true", help="as well: PyTorch with one CUDA graph a frame")
     parser.add_argument("--compile", action="store_true", help="as well: PyTorch with torch.compile, which takes long")
     parser.add_argument("--cut", action="store_true", help="as well: cut before top-K, in ONNX Runtime and PyTorch")
+    parser.add_argument(
+        "--deform-conv2d", action="store_true", help="as well: PyTorch on the CPU with torchvision's instead of our own"
+    )
     parser.add_argument("--save", action="store_true", help="add the tables to benchmarks/results/<device>_<date>.md")
     return parser.parse_args(arguments)
 
@@ -178,7 +181,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 def run(options: argparse.Namespace, machine: Machine, console: Console) -> int:
     height, width = options.camera
     camera = PinholeCamera(height, width, 0.8 * width, 0.8 * width, width / 2, height / 2)
-    own = ("threads", "size", "half", "graph", "compile", "cut")
+    own = ("threads", "size", "half", "graph", "compile", "cut", "deform_conv2d")
     setting = Setting(camera, tuple(options.device), *(getattr(options, name) for name in own))
     images = pictures(options.images, height, width)
     candidates, refusals = opened(options.models, setting, images[0])

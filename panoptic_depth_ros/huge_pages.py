@@ -13,7 +13,7 @@ _TUNABLE = "glibc.malloc.hugetlb"
 
 
 def environment() -> dict[str, str]:
-    """What to add to the environment of a process with an engine; nothing where the user has chosen already."""
+    """What to add to the environment of a process; nothing where the user has chosen already."""
     chosen = os.environ.get(VARIABLE, "")
     if _TUNABLE in chosen:
         return {}

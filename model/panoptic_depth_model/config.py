@@ -35,6 +35,8 @@ class Decisions:
         for name in ("centers_per_level", "max_centers", "max_things"):
             if not 1 <= getattr(self, name) <= MAX_TOPK:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 1 to {MAX_TOPK}")
+        if not 0 <= self.min_mask_probability < 1:
+            raise ValueError(f"min_mask_probability is {self.min_mask_probability}; expected 0 to below 1")
         if self.label_stride not in (1, 2, EMBEDDING_STRIDE):
             raise ValueError(f"label_stride is {self.label_stride}; expected 1, 2 or {EMBEDDING_STRIDE}")
 

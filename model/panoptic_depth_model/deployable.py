@@ -56,17 +56,17 @@ class Deployable(nn.Module):
 def segment_sums(labels: Tensor, depth: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Area [px] and sum of depth [B, N] of segments 1..N; labels may be coarser than depth [B, H, W].
 
-    A label covers a whole block of pixels, so sums over blocks give exact results. And a segment's row in the table is
-    a number of two digits: sums for all pairs of digits are one product for each row of the image, with base + N / base
-    comparisons a block instead of N.
+    A label covers a whole block of pixels, so sums over blocks give exact results. And a segment is a number of two
+    digits: sums for all pairs of digits are products, one for each line of labels, with base + N / base comparisons a
+    label instead of N.
     """
     stride = depth.shape[1] // labels.shape[1]
     blocks = block_sums(depth, stride)[:, :, None]  # [B, h, 1, w]
-    row = labels[:, :, None].to(depth.dtype) - 1
+    segment = labels[:, :, None].to(depth.dtype) - 1
     base = 2 ** -(-count.bit_length() // 2)  # near the root of N; quotients of powers of two are exact
     digit = torch.arange(base, dtype=depth.dtype, device=labels.device)[:, None]
-    high = (row / base).floor()  # -1 for void, which is no digit
+    high = (segment / base).floor()  # -1 for void, which is no digit
     first = (high == digit[: -(-count // base)]).to(depth.dtype)  # [B, h, N / base, w]
-    second = (row - base * high == digit).to(depth.dtype).mT  # [B, h, w, base]
+    second = (segment - base * high == digit).to(depth.dtype).mT  # [B, h, w, base]
     area, depth_sum = ((part @ second).sum(dim=1).flatten(1)[:, :count] for part in (first, first * blocks))
     return area * stride**2, depth_sum

@@ -74,7 +74,7 @@ def mask_quality(above: Tensor, min_probability: float) -> Tensor:
     return torch.where(area > 0, min_probability + above.sum(dim=2) / area.clamp(min=1), 0.0)
 
 
-def accept_regions(probability: Tensor, found: Tensor, painted: Tensor, min_area: float) -> Tensor:
+def accept_regions(probability: Tensor, found: Tensor, taken: Tensor, min_area: float) -> Tensor:
     """Which regions win at least `min_area` pixels that no accepted thing paints, [B, R] bool.
 
     Equals share a pixel: telling them apart, as `first_largest` does, costs more than their few pixels matter.
@@ -82,10 +82,10 @@ def accept_regions(probability: Tensor, found: Tensor, painted: Tensor, min_area
     Args:
         probability: [B, R, P].
         found: [B, R] bool.
-        painted: how many accepted things have a pixel [B, 1, P].
+        taken: how many accepted things have a pixel in their masks [B, 1, P].
     """
     shown = probability * found[..., None].to(probability.dtype)
-    to_win = shown.amax(dim=1, keepdim=True) + 2 * painted  # out of reach where a thing paints
+    to_win = shown.amax(dim=1, keepdim=True) + 2 * taken  # out of reach where a thing has the pixel
     area = (shown == to_win).to(probability.dtype).sum(dim=2)
     return found & (area >= min_area)
 

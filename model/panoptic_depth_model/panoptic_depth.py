@@ -71,8 +71,15 @@ class Maps(NamedTuple):
     depth_embedding: Tensor  # [B, E, H/4, W/4]; E is 0 without depth
 
     def in_float32(self) -> Maps:
+        """Maps that were computed in half precision, for what must not be.
+
+        Where the embedding outgrew half precision it is as large as that can be: infinity times the zeros of an empty
+        row would be NaN, which no other row's mask could be compared with.
+        """
         levels = [LevelMaps(*(part.float() for part in level)) for level in self.levels]
-        return Maps(levels, self.mask_embedding.float(), self.depth_embedding.float())
+        largest = torch.finfo(self.mask_embedding.dtype).max
+        mask_embedding = self.mask_embedding.clamp(-largest, largest).float()
+        return Maps(levels, mask_embedding, self.depth_embedding.float())
 
 
 class Segments(NamedTuple):

@@ -378,3 +378,17 @@ def test_the_table_says_which_images_want_more_than_there_is(bench, monkeypatch,
 def test_decisions_of_what_is_no_source_are_refused(bench, capsys):
     assert bench("decisions").main(["preset:compact", "--images", "nowhere"]) == 1
     assert capsys.readouterr().err.startswith("decisions: nowhere: neither a folder of pictures nor a recording")
+
+
+def test_torchvisions_deformable_convolution_gives_what_ours_gives(bench):
+    from panoptic_depth_model.convolutions import DeformableConv
+
+    torch.manual_seed(0)
+    conv = DeformableConv(3, 4, bias=True)
+    torch.nn.init.normal_(conv.offsets.bias)
+    x = torch.randn(2, 3, 6, 7)
+    with torch.inference_mode():
+        ours = conv(x)
+        bench("candidates").use_deform_conv2d(torch.nn.Sequential(conv))
+        torch.testing.assert_close(conv(x), ours)
+    assert "forward" in vars(conv)

@@ -18,6 +18,7 @@ from panoptic_depth_model.kernels import dynamic_convolution, region_kernels
 from panoptic_depth_model.panoptic_depth import (
     Inference,
     PanopticDepth,
+    Segments,
     cropped,
     flattened,
     upsampled,
@@ -306,6 +307,25 @@ def test_a_thing_with_a_sure_center_and_an_unsure_mask_is_refused(config, loud_n
     assert ((score == 0) | (score >= between)).all()
 
 
+def test_a_pixel_that_outgrew_half_precision_costs_no_other_row_its_mask(config, network, images):
+    with torch.inference_mode():
+        maps = network(network.normalized(images))
+        things, regions = network.segments(maps.levels)
+        last = torch.arange(config.decisions.max_things) == config.decisions.max_things - 1
+        empty = things._replace(  # as a row is that another one has claimed
+            score=torch.where(last, 0.0, things.score), mask=torch.where(last[:, None], 0.0, things.mask)
+        )
+        segments = Segments(empty, regions)
+        embedding = maps.mask_embedding.half()
+        embedding[:, 0, 5, 7] = torch.inf
+        embedding[:, 1, 5, 7] = -torch.inf
+        overflown = maps._replace(mask_embedding=embedding).in_float32().mask_embedding
+        scores = [network.choose(segments, each, (64, 128), 2).score for each in (maps.mask_embedding, overflown)]
+    stay, stay_nevertheless = (score[:, : len(last)] > 0 for score in scores)
+    assert stay.sum() > 2
+    assert (stay == stay_nevertheless).float().mean() > 0.9
+
+
 def test_labels_follow_the_upsampled_masks(network, images):
     """Not an upsampled label image: borders are as fine as the grid."""
     with torch.inference_mode():
@@ -443,6 +463,8 @@ def test_the_digest_changes_with_a_single_value(network):
     ("change", "message"),
     [
         ({"label_stride": 3}, "label_stride is 3; expected 1, 2 or 4"),
+        ({"min_mask_probability": 1.0}, "min_mask_probability is 1.0; expected 0 to below 1"),
+        ({"min_mask_probability": -0.1}, "min_mask_probability is -0.1; expected 0 to below 1"),
         ({"max_centers": 0}, "max_centers is 0; expected 1 to 3840"),
         ({"centers_per_level": 5000}, "centers_per_level is 5000; expected 1 to 3840"),
     ],

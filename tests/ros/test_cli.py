@@ -3,12 +3,14 @@ from __future__ import annotations
 
 import re
 import signal
+import sys
 from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from panoptic_depth_ros import demo
 from panoptic_depth_ros.cli import main
@@ -190,6 +192,15 @@ def test_a_pattern_that_is_none_leaves_no_recording(tmp_path: Path, capsys: pyte
     assert main(["record", str(tmp_path / "out"), "--topics", "["]) == 1
     assert "topic pattern '[' is no regular expression" in capsys.readouterr().err
     assert tree(tmp_path) == {}
+
+
+def test_the_processes_of_a_demo_have_huge_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=2")
+    answer = tmp_path / "answer"
+    program = f"import os, pathlib; pathlib.Path({str(answer)!r}).write_text(os.environ['GLIBC_TUNABLES'])"
+    with demo._Processes(Console()) as processes:
+        processes.wait_for(processes.start("node", [sys.executable, "-c", program]))
+    assert answer.read_text() == "glibc.malloc.arena_max=2:glibc.malloc.hugetlb=1"
 
 
 # ---- the demo's results ---------------------------------------------------------------------------------------------

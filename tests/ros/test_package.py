@@ -14,6 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 from xml.etree import ElementTree
 
 import pytest
@@ -241,8 +242,15 @@ def test_a_process_gets_its_memory_in_huge_pages(monkeypatch: pytest.MonkeyPatch
 LAUNCH_FILE = ROOT / "launch" / "panoptic_depth.launch.py"
 
 
-def test_the_launch_file_compiles() -> None:
-    compile(LAUNCH_FILE.read_text(), LAUNCH_FILE.name, "exec")
+def test_the_launch_file_starts_the_node_in_huge_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("launch", "launch.actions", "launch.conditions", "launch.substitutions", "launch_ros.actions"):
+        monkeypatch.setitem(sys.modules, name, MagicMock())
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    launch_file = runpy.run_path(str(LAUNCH_FILE))
+    launch_file["node"](MagicMock())
+    (call,) = launch_file["Node"].call_args_list
+    assert call.kwargs["executable"] == "panoptic_depth_node"
+    assert call.kwargs["additional_env"] == {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
 def test_every_launch_argument_has_a_default_and_a_description() -> None:
