@@ -61,15 +61,16 @@ def ahead(score: Tensor) -> Tensor:
 
 
 def excess(probability: Tensor, min_probability: float) -> Tensor:
-    """How much a mask is above `min_probability` at each pixel, [B, T, P] of probability [B, T, h, w].
+    """How much a mask is above `min_probability` at each pixel.
 
     Its ceiling is 1 inside of the mask and 0 outside, which engines compute faster than a comparison made a number.
     """
-    return (probability.flatten(2) - min_probability).relu()
+    return (probability - min_probability).relu()
 
 
 def mask_quality(above: Tensor, min_probability: float) -> Tensor:
-    """Mean probability [B, T] inside each mask; 0 for an empty one. `above` is the `excess` [B, T, P]."""
+    """Mean probability [B, T] inside each mask; 0 for an empty one. `above` is the `excess` [B, T, ...]."""
+    above = above.flatten(2)
     area = above.ceil().sum(dim=2)
     return torch.where(area > 0, min_probability + above.sum(dim=2) / area.clamp(min=1), 0.0)
 

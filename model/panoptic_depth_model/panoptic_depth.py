@@ -250,24 +250,24 @@ class PanopticDepth(nn.Module):
         decisions = self.config.decisions
         first_region, stuff = things.score.shape[1], len(self.config.stuff_ids)
         masks = dynamic_convolution(torch.cat([things.mask, regions.mask], dim=1), mask_embedding).sigmoid()
-        min_probability = decisions.min_mask_probability
-        score = things.score * mask_quality(excess(masks[:, :first_region], min_probability), min_probability)
+        above = excess(masks[:, :first_region], decisions.min_mask_probability)
+        score = things.score * mask_quality(above, decisions.min_mask_probability)
         score = torch.where(score >= decisions.min_thing_score, score, 0.0)
 
-        shown = cropped(masks, size, EMBEDDING_STRIDE)
-        inside = excess(shown[:, :first_region], min_probability).ceil()
+        inside = cropped(above, size, EMBEDDING_STRIDE).flatten(2).ceil()
         thing_stays = accept_greedily(inside, score, decisions.max_overlap, decisions.merge_rounds)
         taken = thing_stays.to(score.dtype)[:, None] @ inside
         min_area = decisions.min_stuff_area_px / EMBEDDING_STRIDE**2
         found = regions.score > 0
-        wins = accept_regions(shown[:, first_region:].flatten(2), found, taken, min_area)
+        shown = cropped(masks[:, first_region:], size, EMBEDDING_STRIDE).flatten(2)
+        wins = accept_regions(shown, found, taken, min_area)
         stays = torch.cat([thing_stays, wins[:, :stuff]], dim=1)
 
         factor = EMBEDDING_STRIDE // label_stride
         if decisions.allow_void:
             fine = upsampled(masks, factor)
             every_region = torch.cat([stays, torch.zeros_like(wins[:, stuff:])], dim=1)
-            thing_masks = fine[:, :first_region] > min_probability
+            thing_masks = fine[:, :first_region] > decisions.min_mask_probability
             labels = in_cells(painted(thing_masks, score, fine[:, first_region:], found, every_region), factor)
         else:
             whole_groups = -(-stays.shape[1] // GROUP) * GROUP  # regions of things fill the last one, and take no part
