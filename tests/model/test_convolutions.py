@@ -63,6 +63,16 @@ def test_a_deformable_convolution_equals_the_loop_over_its_taps(bias, portable):
             assert out[image, output, row, column].item() == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.parametrize(("height", "width"), [(37, 90), (130, 130)])
+def test_strips_join_to_the_whole_map(height, width):
+    """Of three strips and of fifteen, the last of which has fewer rows."""
+    conv, x = wandering(3, 2, True), torch.randn(2, 3, height, width)
+    with torch.no_grad():
+        whole = conv(x)
+        make_portable(conv)
+        torch.testing.assert_close(conv(x), whole, atol=1e-4, rtol=1e-4)
+
+
 def test_gradients_are_those_of_torchvisions_operator():
     conv = wandering(4, 5, True)
     x, y = (torch.randn(2, 4, 6, 7).requires_grad_() for _ in range(2))
