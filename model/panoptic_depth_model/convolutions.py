@@ -65,18 +65,18 @@ def convolve_on_grid(x: Tensor, offsets: Tensor, tap_weights: Tensor, weight: Te
     grid = torch.stack([(2 * xs + 1) / width - 1, (2 * ys + 1) / height - 1], dim=-1)  # [B, 9, h, w, 2]
     strips = max(1, min(MAX_STRIPS, height * width // STRIP))
     cut = zip(grid.chunk(strips, dim=2), tap_weights.chunk(strips, dim=2), strict=True)
-    taps = [_weighted_samples(x, *strip) for strip in cut]
-    out = torch.cat([weight.flatten(1) @ strip for strip in taps], dim=2).view(batch, -1, height, width)
+    x = x.float()  # in half precision the grid's steps would be a tenth of a pixel and more
+    mixed = [weight.flatten(1) @ _weighted_samples(x, *strip) for strip in cut]
+    out = torch.cat(mixed, dim=2).view(batch, -1, height, width)
     return out if bias is None else out + bias[:, None, None]
 
 
 def _weighted_samples(x: Tensor, grid: Tensor, tap_weights: Tensor) -> Tensor:
-    """[B, C * 9, n] from a map [B, C, h, w], where its rows of taps lie, [B, 9, r, w, 2], and weigh, [B, 9, r, w]."""
-    # In half precision the grid's steps would be a tenth of a pixel and more.
+    """[B, C * 9, n] from a map [B, C, h, w], where some rows' taps lie, [B, 9, r, w, 2], and weigh, [B, 9, r, w]."""
     samples = functional.grid_sample(
-        x.float(), grid.flatten(1, 2), mode="bilinear", padding_mode="zeros", align_corners=False
+        x, grid.flatten(1, 2), mode="bilinear", padding_mode="zeros", align_corners=False
     )  # [B, C, 9 * r, w]
-    return (samples.to(x.dtype).unflatten(2, (TAPS, -1)) * tap_weights[:, None]).flatten(3).flatten(1, 2)
+    return (samples.to(tap_weights.dtype).unflatten(2, (TAPS, -1)) * tap_weights[:, None]).flatten(3).flatten(1, 2)
 
 
 def convolve_at(x: Tensor, offsets: Tensor, tap_weights: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
