@@ -23,8 +23,7 @@ from panoptic_depth_ros.preprocess import fit
 from panoptic_depth_ros.timing import Stopwatch
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from panoptic_depth_model.convolutions import Convolve
     from panoptic_depth_model.panoptic_depth import PanopticDepth
     from panoptic_depth_training.facts import ModelFacts
     from panoptic_depth_training.torch_engine import TorchOptions
@@ -136,6 +135,7 @@ def _of_weights(model: str, setting: Setting) -> list[Attempt]:
     """With PyTorch: as training computes, and, where the setting asks for more, so."""
     import torch
 
+    from panoptic_depth_model.convolutions import convolve_by_torchvision
     from panoptic_depth_training.torch_engine import AS_TRAINED, TorchOptions
 
     asked = TorchOptions(setting.half, setting.graph, setting.compile)
@@ -148,7 +148,9 @@ def _of_weights(model: str, setting: Setting) -> list[Attempt]:
                 open_it = partial(_in_pytorch, model, setting, device, options, name, part)
                 found.append(Attempt(Path(model).name, name, part, open_it))
         if setting.deform_conv2d and device == "cpu":
-            open_it = partial(_in_pytorch, model, setting, device, AS_TRAINED, PUBLISHED, WHOLE)
+            open_it = partial(
+                _in_pytorch, model, setting, device, AS_TRAINED, PUBLISHED, WHOLE, convolve_by_torchvision
+            )
             found.append(Attempt(Path(model).name, PUBLISHED, WHOLE, open_it))
     return found
 
@@ -157,16 +159,26 @@ def _forms(options: TorchOptions) -> list[str]:
     return [name for name, is_on in (("graph", options.graph), ("compiled", options.compile)) if is_on]
 
 
-def _in_pytorch(model: str, setting: Setting, device: str, options: TorchOptions, name: str, part: str) -> Candidate:
+def _in_pytorch(
+    model: str,
+    setting: Setting,
+    device: str,
+    options: TorchOptions,
+    name: str,
+    part: str,
+    convolve: Convolve | None = None,
+) -> Candidate:
+    """`convolve` computes deformable convolutions instead of what is fastest."""
     import torch
 
+    from panoptic_depth_model.convolutions import use_convolution
     from panoptic_depth_training.inference import HALF
     from panoptic_depth_training.torch_engine import engine_for, torch_device
 
     network, facts = network_of(model, setting.size)
     network.to(torch_device(device, Path(model)))
-    if name == PUBLISHED:
-        use_deform_conv2d(network)
+    if convolve:
+        use_convolution(network, convolve)
     if setting.threads:
         torch.set_num_threads(setting.threads)
     precision = str(HALF[device] if options.half else torch.float32).removeprefix("torch.")
@@ -178,21 +190,6 @@ def _in_pytorch(model: str, setting: Setting, device: str, options: TorchOptions
     else:
         run = timed(engine, setting.camera, (lambda: {"GPU": engine.gpu_ms}) if device == "cuda" else None)
     return _candidate(Path(model).name, engine.manifest, name, precision, part, run)
-
-
-def use_deform_conv2d(network: PanopticDepth) -> None:
-    """From here on the network's deformable convolutions are torchvision's, as in the published code."""
-    from torchvision.ops import deform_conv2d
-
-    from panoptic_depth_model.convolutions import TAPS, DeformableConv
-
-    def forward(conv: DeformableConv, x: Tensor) -> Tensor:
-        offsets, tap_weights = conv.offsets(x).split([2 * TAPS, TAPS], dim=1)
-        return deform_conv2d(x, offsets, conv.weight, conv.bias, padding=1, mask=tap_weights.sigmoid())
-
-    for module in network.modules():
-        if isinstance(module, DeformableConv):
-            module.forward = partial(forward, module)  # type: ignore[method-assign]
 
 
 def network_of(model: str, size: tuple[int, int] | None) -> tuple[PanopticDepth, ModelFacts]:

@@ -3,12 +3,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import deform_conv2d
 
 TAPS = 9  # of a 3x3 convolution
+
+# x, offsets, tap weights, weight, bias -> output, of the shapes that `convolve_at` tells.
+Convolve = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 # `convolve_on_grid` goes strip by strip: the samples of 1024 positions stay in a processor's cache, where nine whole
 # maps would go through memory (1.2 GB for each convolution of `paper` at 1024x2048).
@@ -32,32 +37,38 @@ class DeformableConv(nn.Module):
         # backbone are so large that all taps would fall outside the map.
         nn.init.zeros_(self.offsets.weight)
         nn.init.zeros_(self.offsets.bias)  # type: ignore[arg-type]
-        self.portable = False  # see `make_portable`
+        self.convolve: Convolve | None = None  # None: what is fastest where x is
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, out_channels, h, w] from [B, in_channels, h, w]."""
         offsets, tap_weights = self.offsets(x).split([2 * TAPS, TAPS], dim=1)
-        if self.portable:
-            return convolve_on_grid(x, offsets, tap_weights.sigmoid(), self.weight, self.bias)
-        if x.device.type == "cpu" and not torch.compiler.is_exporting():
-            return convolve_at(x, offsets, tap_weights.sigmoid(), self.weight, self.bias)
-        return deform_conv2d(x, offsets, self.weight, self.bias, padding=1, mask=tap_weights.sigmoid())
+        is_on_cpu = x.device.type == "cpu" and not torch.compiler.is_exporting()
+        convolve = self.convolve or (convolve_at if is_on_cpu else convolve_by_torchvision)
+        return convolve(x, offsets, tap_weights.sigmoid(), self.weight, self.bias)
 
 
-def make_portable(network: nn.Module) -> None:
-    """From here on deformable convolutions use operators that every engine has, instead of one that few have.
+def use_convolution(network: nn.Module, convolve: Convolve) -> None:
+    """From here on a network's deformable convolutions are computed by one of the functions below.
 
-    The numbers stay the same. For exports: elsewhere it is slower.
+    The numbers stay the same.
     """
     for module in network.modules():
         if isinstance(module, DeformableConv):
-            module.portable = True
+            module.convolve = convolve
+
+
+def convolve_by_torchvision(
+    x: Tensor, offsets: Tensor, tap_weights: Tensor, weight: Tensor, bias: Tensor | None
+) -> Tensor:
+    """As `convolve_at`, by the operator that published code calls; an export keeps it as DeformConv."""
+    return deform_conv2d(x, offsets, weight, bias, padding=1, mask=tap_weights)
 
 
 def convolve_on_grid(x: Tensor, offsets: Tensor, tap_weights: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """As `convolve_at`: a strip's taps are sampled at once, one below the other, then mixed by a matrix product.
+    """As `convolve_at`, by operators that every engine has; in PyTorch it is slower.
 
-    A convolution would mix as well, but engines would turn the samples into its memory layout before.
+    A strip's taps are sampled at once, one below the other, then mixed by a matrix product. A convolution would mix as
+    well, but engines would turn the samples into its memory layout before.
     """
     batch, _, height, width = x.shape
     ys, xs = _tap_positions(offsets, height, width)  # [B, 9, h, w]

@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 from torchvision.ops import deform_conv2d
 
-from panoptic_depth_model.convolutions import TAPS, DeformableConv, group_norm, make_portable, with_coordinates
+from panoptic_depth_model.convolutions import (
+    TAPS,
+    DeformableConv,
+    convolve_by_torchvision,
+    convolve_on_grid,
+    group_norm,
+    use_convolution,
+    with_coordinates,
+)
 
 
 def sample(channel: Tensor, y: float, x: float) -> float:
@@ -50,12 +58,12 @@ def wandering(in_channels: int, out_channels: int, bias: bool) -> DeformableConv
     return conv
 
 
-@pytest.mark.parametrize("portable", [True, False])
+@pytest.mark.parametrize("convolve", [None, convolve_by_torchvision, convolve_on_grid])
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_deformable_convolution_equals_the_loop_over_its_taps(bias, portable):
+def test_a_deformable_convolution_equals_the_loop_over_its_taps(bias, convolve):
     conv, x = wandering(3, 2, bias), torch.randn(2, 3, 6, 7)
-    if portable:
-        make_portable(conv)
+    if convolve:
+        use_convolution(conv, convolve)
     with torch.no_grad():
         out = conv(x)
         for image, output, row, column in ((0, 0, 0, 0), (0, 1, 5, 6), (1, 0, 2, 3), (1, 1, 4, 0), (1, 1, 3, 5)):
@@ -69,7 +77,7 @@ def test_strips_join_to_the_whole_map(height, width):
     conv, x = wandering(3, 2, True), torch.randn(2, 3, height, width)
     with torch.no_grad():
         whole = conv(x)
-        make_portable(conv)
+        use_convolution(conv, convolve_on_grid)
         torch.testing.assert_close(conv(x), whole, atol=1e-4, rtol=1e-4)
 
 

@@ -641,7 +641,7 @@ def test_portable_graphs_have_no_deformable_convolution(config, portable):
     operators = " ".join(str(node.target) for node in graph.nodes)
     assert ("deform_conv2d" in operators) == (not portable)
     assert ("grid_sampler" in operators) == portable
-    assert not any(module.portable for module in deformable.modules() if isinstance(module, DeformableConv))
+    assert not any(module.convolve for module in deformable.modules() if isinstance(module, DeformableConv))
 
 
 def test_graphs_with_deformable_convolution_are_of_an_opset_that_has_it():

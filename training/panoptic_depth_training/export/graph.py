@@ -12,7 +12,7 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from panoptic_depth_model.convolutions import make_portable
+from panoptic_depth_model.convolutions import convolve_on_grid, use_convolution
 from panoptic_depth_model.deployable import Deployable, Outputs
 from panoptic_depth_model.panoptic_depth import PanopticDepth
 from panoptic_depth_ros.manifest import INPUT, METADATA_KEY, Manifest
@@ -64,7 +64,7 @@ def prepared(network: PanopticDepth, stride: int, options: ExportOptions) -> Dep
     """What the exporter traces."""
     copy = with_label_stride(network, stride)
     if options.portable:
-        make_portable(copy)
+        use_convolution(copy, convolve_on_grid)
     if options.is_half:
         halve(copy)
     return Deployable(copy).eval()
