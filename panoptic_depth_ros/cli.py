@@ -14,6 +14,7 @@ from panoptic_depth_ros.arguments import not_negative, positive
 from panoptic_depth_ros.interrupt import INTERRUPTED, interrupt_once
 from panoptic_depth_ros.manifest import ModelError
 from panoptic_depth_ros.recording import RecordingError
+from panoptic_depth_ros.ros_types import MissingMessageError
 from panoptic_depth_ros.share import share_path
 
 
@@ -23,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     interrupt_once()
     try:
         options.run(options)
-    except (RecordingError, ModelError, OSError, ValueError) as error:
+    except (RecordingError, ModelError, MissingMessageError, OSError, ValueError) as error:
         print(f"panoptic-depth: {error}", file=sys.stderr)
         return 1
     except ModuleNotFoundError as error:

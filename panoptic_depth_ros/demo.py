@@ -22,10 +22,12 @@ from rich.progress import Progress
 from panoptic_depth_ros import huge_pages
 from panoptic_depth_ros.engines import open_engine
 from panoptic_depth_ros.manifest import read_manifest
+from panoptic_depth_ros.messages import PANOPTIC_INFO
 from panoptic_depth_ros.offline import PREFIX, check, run
 from panoptic_depth_ros.outputs import SEGMENTS, TYPES
 from panoptic_depth_ros.recording import Recording, RecordingError
 from panoptic_depth_ros.report import read_report, report_table, write_pictures
+from panoptic_depth_ros.ros_types import message_class
 
 _READY_S = 60.0
 _QUIET_S = 2.0
@@ -41,6 +43,7 @@ def demo(bag: Path, out: Path, model: Path, rate: float, image_topic: str, conso
     Raises:
         RecordingError: the recording cannot be used, ``out`` holds what no demo wrote, or one of the processes failed.
         ModelError: the model cannot be used.
+        MissingMessageError: there is ROS 2, but not this package's messages.
     """
     with Recording(bag) as source:
         source.camera_topics(image_topic)
@@ -130,6 +133,7 @@ def run_offline(bag: Path, out: Path, model: Path, image_topic: str, console: Co
 
 
 def _run_on_topics(bag: Path, out: Path, model: Path, rate: float, image_topic: str, console: Console) -> None:
+    message_class(PANOPTIC_INFO)  # whose colors the pictures have: without it the whole run would be for nothing
     with Recording(bag) as recording:
         image_topic, info_topic = recording.camera_topics(image_topic)
     raw_topic = image_topic.removesuffix("/compressed")

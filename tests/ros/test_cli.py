@@ -7,6 +7,7 @@ import sys
 from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -232,6 +233,18 @@ def without_topics(monkeypatch: pytest.MonkeyPatch, opened: Engine) -> None:
 
 def run_demo(bag: Path, out: Path, model: Path) -> int:
     return main(["demo", str(bag), "--out", str(out), "--model", str(model)])
+
+
+def test_a_demo_without_the_packages_messages_says_so_before_it_starts_anything(
+    bag: Path, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo.importlib.util, "find_spec", lambda _: object())  # as where there is ROS 2
+    monkeypatch.setitem(sys.modules, "panoptic_depth.msg", ModuleType("panoptic_depth.msg"))
+    monkeypatch.setattr(demo, "_Processes", None)
+    assert run_demo(bag, tmp_path / "out", model) == 1
+    printed = capsys.readouterr().err
+    assert "panoptic_depth/msg/PanopticInfo is not installed: build this package with colcon" in printed
+    assert tree(tmp_path / "out") == {}
 
 
 @pytest.mark.usefixtures("without_topics")
