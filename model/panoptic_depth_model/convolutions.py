@@ -42,8 +42,8 @@ class DeformableConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, out_channels, h, w] from [B, in_channels, h, w]."""
         offsets, tap_weights = self.offsets(x).split([2 * TAPS, TAPS], dim=1)
-        is_on_cpu = x.device.type == "cpu" and not torch.compiler.is_exporting()
-        convolve = self.convolve or (convolve_at if is_on_cpu else convolve_by_torchvision)
+        runs_on_cpu = x.device.type == "cpu" and not torch.compiler.is_exporting()
+        convolve = self.convolve or (convolve_at if runs_on_cpu else convolve_by_torchvision)
         return convolve(x, offsets, tap_weights.sigmoid(), self.weight, self.bias)
 
 
